@@ -1,0 +1,3 @@
+//! qa, the admin command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The roost program: from a recipe to a bootable image, and the lab that boots it.

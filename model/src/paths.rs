@@ -1,0 +1,42 @@
+//! Where things are on a node. Programs of one node meet at these paths.
+
+/// Runtime files of ours; gone at reboot.
+pub const RUN: &str = "/run/roost";
+/// Control socket of `noded` for the router (stream, length-prefixed [`crate::local`] frames). Owner root, group router, mode 0660.
+pub const ROUTER_SOCKET: &str = "/run/roost/router.sock";
+/// One connection per opened session: the router sends [`crate::local::Open`], `noded` answers one frame with a descriptor.
+pub const SESSION_SOCKET: &str = "/run/roost/session.sock";
+/// The boot timeline (JSON, [`crate::init::Timeline`]), rewritten as phases end.
+pub const TIMELINE: &str = "/run/roost/boot-timeline.json";
+/// Written by `node-init` before anything else starts: the seed as found, verbatim.
+pub const SEED: &str = "/run/roost/seed.toml";
+/// Configuration of dnsmasq, written by `noded`.
+pub const DNSMASQ_CONF: &str = "/run/roost/dnsmasq.conf";
+/// Directory with one file of `MAC,IP` per guest, read by dnsmasq as it changes.
+pub const DHCP_HOSTS: &str = "/run/roost/dhcp-hosts";
+/// Configuration of chronyd, written by `noded`.
+pub const CHRONY_CONF: &str = "/run/roost/chrony.conf";
+/// One directory per running guest: LXC configuration, and `sock/` with the agent's socket.
+pub const RUN_GUESTS: &str = "/run/roost/guests";
+/// Idmapped views that LXC mounts from; must be searchable by others (o+x).
+pub const RUN_VIEWS: &str = "/run/roost/views";
+
+/// The STATE partition.
+pub const STATE: &str = "/state";
+/// The node's key, certificate and the cluster CA. Mode 0700.
+pub const IDENTITY: &str = "/state/identity";
+/// The ledger: last desired state, two copies.
+pub const LEDGER: &str = "/state/ledger";
+/// Guest images by digest (`<sha256>.squashfs`).
+pub const IMAGES: &str = "/state/images";
+/// Writable layers and homes of guests; 0700, since set-uid files of guests lie there.
+pub const GUESTS: &str = "/state/guests";
+/// Homes of guests' users.
+pub const HOMES: &str = "/state/homes";
+/// Logs that outlive a boot.
+pub const LOG: &str = "/state/log";
+
+/// Inside a guest: directory of the agent's socket, read-only.
+pub const GUEST_SOCKET_DIR: &str = "/run/roost";
+/// Inside a guest: the socket the agent connects to.
+pub const GUEST_SOCKET: &str = "/run/roost/vma.sock";

@@ -1,0 +1,1 @@
+//! The node: PID 1 (node-init) and the node daemon (noded).

@@ -1,0 +1,1 @@
+//! Guest storage: base images, writable layers, homes.

@@ -1,0 +1,1 @@
+//! The layer-7 router: TLS, login, list, start, relay.

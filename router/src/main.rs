@@ -1,0 +1,3 @@
+//! The layer-7 router: TLS, login, list, start, relay.
+
+fn main() {}

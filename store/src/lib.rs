@@ -1,0 +1,1 @@
+//! The central store: cluster model in SQL, node sync, admin API, image repository.

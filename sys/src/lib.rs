@@ -1,0 +1,1 @@
+//! Kernel calls: mount, cgroup, device mapper, modules, spawn and reap, watchdog, power. The only unsafe code.

@@ -1,0 +1,3 @@
+//! The guest agent: readiness, user, session, hooks.
+
+fn main() {}
