@@ -1,0 +1,250 @@
+//! A machine in QEMU: the image under test on emulated hardware.
+
+use super::{Console, Lab, LabError, Process, Qmp, file, free_port, process::run};
+use serde_json::json;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// How a machine finds its kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// UEFI firmware starts the boot loader on the disk: the whole path, from power-on.
+    Uefi,
+    /// QEMU loads kernel and initrd that lie beside the image; quicker, the rest is the same.
+    Direct,
+}
+
+/// What to boot and on which hardware.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    name: String,
+    image: PathBuf,
+    firmware: Firmware,
+    memory_mib: u32,
+    disk_gib: u32,
+    seed: Option<String>,
+    extra: Vec<String>,
+}
+
+impl Boot {
+    /// `image` is a raw disk image of `roost build`; it is never written: the machine writes to an overlay.
+    pub fn new(image: impl Into<PathBuf>) -> Self {
+        Self {
+            name: "node1".to_owned(),
+            image: image.into(),
+            firmware: Firmware::Uefi,
+            memory_mib: 3072,
+            disk_gib: 8,
+            seed: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// Name of the machine in the lab; its disk is kept under it from boot to boot.
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// How it finds its kernel; UEFI unless said otherwise.
+    pub fn firmware(mut self, firmware: Firmware) -> Self {
+        self.firmware = firmware;
+        self
+    }
+
+    /// Memory; 3 GiB unless said otherwise.
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Size of its disk; 8 GiB unless said otherwise. Only what is written takes room on this host.
+    pub fn disk_gib(mut self, gib: u32) -> Self {
+        self.disk_gib = gib;
+        self
+    }
+
+    /// The seed it finds in fw_cfg.
+    pub fn seed(mut self, seed: String) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// More arguments for QEMU.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.extra.extend(args.iter().map(|a| (*a).to_owned()));
+        self
+    }
+}
+
+/// A running machine. Dropping it is pulling its plug.
+#[derive(Debug)]
+pub struct Machine {
+    process: Process,
+    console: Console,
+    qmp: PathBuf,
+    router_port: u16,
+    started: Instant,
+}
+
+/// The host's UEFI firmware, by Debian's package ovmf.
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+impl Machine {
+    pub(super) fn start(lab: &Lab, boot: Boot) -> Result<Self, LabError> {
+        let files = Files::prepare(lab, &boot)?;
+        let router_port = free_port()?;
+        // QEMU truncates the console's file at start: an earlier boot's text must not be taken for this one's.
+        file("empty", &files.console, |p| std::fs::write(p, b""))?;
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(hardware(&boot, &files, router_port)?).args(&boot.extra);
+        let started = Instant::now();
+        let mut process = Process::start("qemu-system-x86_64", files.log.clone(), &mut command)?;
+        let qmp = files.qmp.clone();
+        process.wait_until("QEMU's control socket", Duration::from_secs(20), || qmp.exists().then_some(()))?;
+        Ok(Self { process, console: Console::new(files.console), qmp: files.qmp, router_port, started })
+    }
+
+    /// Its serial console.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    /// Port on 127.0.0.1 that leads to its router (8443).
+    pub fn router_port(&self) -> u16 {
+        self.router_port
+    }
+
+    /// When its power came on.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Its QEMU process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// A new connection to its control socket.
+    pub fn qmp(&self) -> Result<Qmp, LabError> {
+        Qmp::connect(&self.qmp)
+    }
+
+    /// Presses the power button (ACPI).
+    pub fn press_power_button(&self) -> Result<(), LabError> {
+        self.qmp()?.command("system_powerdown", json!({})).map(drop)
+    }
+
+    /// Presses Ctrl-Alt-Del: an orderly reboot.
+    pub fn press_ctrl_alt_del(&self) -> Result<(), LabError> {
+        let keys: Vec<_> = ["ctrl", "alt", "delete"].iter().map(|k| json!({ "type": "qcode", "data": k })).collect();
+        self.qmp()?.command("send-key", json!({ "keys": keys })).map(drop)
+    }
+
+    /// Waits until it has powered itself off.
+    pub fn wait_off(&mut self, limit: Duration) -> Result<(), LabError> {
+        if self.process.wait_end(limit) {
+            return Ok(());
+        }
+        let log = self.console.log().to_owned();
+        Err(LabError::Timeout { what: "power-off".to_owned(), limit, log })
+    }
+
+    /// Presses the power button and waits for the machine to go off; pulls the plug after `limit`.
+    pub fn shut_down(mut self, limit: Duration) -> Result<(), LabError> {
+        self.press_power_button()?;
+        self.wait_off(limit)
+    }
+}
+
+/// The files of one machine in the lab's folder.
+struct Files {
+    disk: PathBuf,
+    vars: PathBuf,
+    console: PathBuf,
+    log: PathBuf,
+    qmp: PathBuf,
+    seed: Option<PathBuf>,
+}
+
+impl Files {
+    /// Makes what is missing. Disk and firmware variables are kept from an earlier boot of this name.
+    fn prepare(lab: &Lab, boot: &Boot) -> Result<Self, LabError> {
+        let path = |suffix: &str| lab.path(&format!("{}.{suffix}", boot.name));
+        let files = Self {
+            disk: path("qcow2"),
+            vars: path("vars.fd"),
+            console: path("console.log"),
+            log: path("qemu.log"),
+            qmp: path("qmp"),
+            seed: boot.seed.as_ref().map(|_| path("seed.toml")),
+        };
+        if !files.disk.exists() {
+            let image = file("find", &boot.image, |p| std::fs::canonicalize(p))?;
+            overlay(&image, &files.disk, boot.disk_gib)?;
+        }
+        if boot.firmware == Firmware::Uefi && !files.vars.exists() {
+            file("copy", Path::new(OVMF_VARS), |p| std::fs::copy(p, &files.vars))?;
+        }
+        if let (Some(path), Some(text)) = (&files.seed, &boot.seed) {
+            file("write", path, |p| std::fs::write(p, text))?;
+        }
+        if files.qmp.exists() {
+            file("remove", &files.qmp, std::fs::remove_file)?;
+        }
+        Ok(files)
+    }
+}
+
+/// Makes a disk that reads as `image` and grows on `disk`.
+fn overlay(image: &Path, disk: &Path, gib: u32) -> Result<(), LabError> {
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(image).arg(disk).arg(format!("{gib}G"));
+    run(&mut command).map(drop)
+}
+
+/// QEMU's arguments. TCG: these machines must boot where there is no hardware virtualisation at all.
+fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>, LabError> {
+    let mut args: Vec<String> = Vec::new();
+    let mut add = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
+    add("-name", boot.name.clone());
+    add("-machine", "q35".to_owned());
+    add("-accel", "tcg,thread=multi".to_owned());
+    add("-cpu", "max".to_owned());
+    add("-smp", "2".to_owned());
+    add("-m", boot.memory_mib.to_string());
+    add("-display", "none".to_owned());
+    add("-serial", format!("file:{}", files.console.display()));
+    add("-qmp", format!("unix:{},server=on,wait=off", files.qmp.display()));
+    add("-drive", format!("if=none,id=disk,file={},format=qcow2,cache=unsafe,discard=unmap", files.disk.display()));
+    add("-device", "virtio-blk-pci,drive=disk".to_owned());
+    add("-netdev", format!("user,id=net,hostfwd=tcp:127.0.0.1:{router_port}-:8443"));
+    add("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+    add("-device", "virtio-rng-pci".to_owned());
+    add("-device", "i6300esb".to_owned());
+    add("-action", "watchdog=reset".to_owned());
+    if let Some(seed) = &files.seed {
+        add("-fw_cfg", format!("name={},file={}", model::seed::FW_CFG, seed.display()));
+    }
+    match boot.firmware {
+        Firmware::Uefi => {
+            add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"));
+            add("-drive", format!("if=pflash,unit=1,format=raw,file={}", files.vars.display()));
+            // The image has no serial console (a machine without a UART would wait for it); the stub takes
+            // more command line from SMBIOS as long as Secure Boot is off.
+            add("-smbios", "type=11,value=io.systemd.stub.kernel-cmdline-extra=console=ttyS0".to_owned());
+        }
+        Firmware::Direct => {
+            let beside = |suffix: &str| boot.image.with_extension(suffix);
+            let cmdline = file("read", &beside("cmdline"), std::fs::read_to_string)?;
+            add("-kernel", beside("vmlinuz").display().to_string());
+            add("-initrd", beside("initrd").display().to_string());
+            add("-append", format!("{} console=ttyS0", cmdline.trim()));
+        }
+    }
+    Ok(args)
+}

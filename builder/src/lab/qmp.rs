@@ -1,0 +1,59 @@
+//! QEMU's control socket: the few commands that the lab needs.
+
+use super::LabError;
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+/// An open control socket of one machine.
+#[derive(Debug)]
+pub struct Qmp {
+    peer: String,
+    reader: BufReader<UnixStream>,
+}
+
+impl Qmp {
+    /// Connects and leaves negotiation mode.
+    pub fn connect(socket: &Path) -> Result<Self, LabError> {
+        let peer = socket.display().to_string();
+        let failed = |source| LabError::Connection { peer: peer.clone(), source };
+        let stream = UnixStream::connect(socket).map_err(failed)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
+        let mut qmp = Self { peer: peer.clone(), reader: BufReader::new(stream) };
+        qmp.read()?;
+        qmp.command("qmp_capabilities", json!({}))?;
+        Ok(qmp)
+    }
+
+    /// Runs a command and returns its result; events that come meanwhile are passed over.
+    pub fn command(&mut self, name: &str, arguments: Value) -> Result<Value, LabError> {
+        let line = format!("{}\n", json!({ "execute": name, "arguments": arguments }));
+        let sent = self.reader.get_mut().write_all(line.as_bytes());
+        sent.map_err(|source| LabError::Connection { peer: self.peer.clone(), source })?;
+        loop {
+            let answer = self.read()?;
+            if let Some(result) = answer.get("return") {
+                return Ok(result.clone());
+            }
+            if answer.get("error").is_some() {
+                let expected = format!("success of {name}");
+                return Err(LabError::Answer { peer: self.peer.clone(), found: answer.to_string(), expected });
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Value, LabError> {
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line);
+        read.map_err(|source| LabError::Connection { peer: self.peer.clone(), source })?;
+        serde_json::from_str(&line).map_err(|_| LabError::Answer {
+            peer: self.peer.clone(),
+            found: line.trim().to_owned(),
+            expected: "a line of JSON".to_owned(),
+        })
+    }
+}
