@@ -1,3 +1,9 @@
-//! The node daemon.
+//! `noded`: the node daemon.
+
+mod files;
+mod guests;
+mod identity;
+mod network;
+mod paths;
 
 fn main() {}
