@@ -1,1 +1,8 @@
-//! What an image is: manifest, GPT, ESP, squashfs, verity, UKI, cpio. Data in recipes/ and rootfs/.
+//! What an image is: the file tree and every format it is written in. Data lies in `recipes/` and `rootfs/`.
+//!
+//! Same input, same bytes: nothing here looks at the clock, the environment, the user, the umask or
+//! the number of processors, and no process is started.
+
+pub mod tree;
+
+pub use tree::{Content, Entry, Kind, Tree, TreeError};
