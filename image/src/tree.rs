@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Cursor, Read};
-use std::path::PathBuf;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -90,6 +90,15 @@ pub enum Content {
         /// Its length when it was added.
         len: u64,
     },
+    /// A piece of a file on disk, such as a member of an unpacked archive. The file must not change.
+    Part {
+        /// Where.
+        path: Arc<Path>,
+        /// First byte of the piece.
+        offset: u64,
+        /// Its length; a file that ends earlier is an error.
+        len: u64,
+    },
 }
 
 impl Content {
@@ -110,7 +119,7 @@ impl Content {
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { len, .. } => *len,
+            Self::File { len, .. } | Self::Part { len, .. } => *len,
         }
     }
 
@@ -131,6 +140,12 @@ impl Content {
                 let file = File::open(path).map_err(|source| TreeError::Read { path: path.clone(), source })?;
                 ContentReader(Source::File { file, left: *len, path: path.clone() })
             }
+            Self::Part { path, offset, len } => {
+                let read_error = |source| TreeError::Read { path: path.to_path_buf(), source };
+                let mut file = File::open(path).map_err(read_error)?;
+                file.seek(SeekFrom::Start(*offset)).map_err(read_error)?;
+                ContentReader(Source::Part { file, left: *len, path: path.clone() })
+            }
         })
     }
 
@@ -141,11 +156,11 @@ impl Content {
     pub fn read(&self) -> Result<Arc<[u8]>, TreeError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
-            Self::File { path, len } => {
+            Self::File { len, .. } | Self::Part { len, .. } => {
                 let mut bytes = Vec::with_capacity(usize::try_from(*len).unwrap_or(0));
                 self.open()?
                     .read_to_end(&mut bytes)
-                    .map_err(|source| TreeError::Read { path: path.clone(), source })?;
+                    .map_err(|source| TreeError::Read { path: self.source_path(), source })?;
                 Ok(bytes.into())
             }
         }
@@ -172,6 +187,7 @@ impl Content {
         match self {
             Self::Bytes(_) => PathBuf::from("(memory)"),
             Self::File { path, .. } => path.clone(),
+            Self::Part { path, .. } => path.to_path_buf(),
         }
     }
 }
@@ -181,6 +197,7 @@ impl fmt::Debug for Content {
         match self {
             Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
             Self::File { path, len } => write!(f, "File({}, {len} bytes)", path.display()),
+            Self::Part { path, offset, len } => write!(f, "Part({} at {offset}, {len} bytes)", path.display()),
         }
     }
 }
@@ -217,6 +234,7 @@ pub struct ContentReader(Source);
 enum Source {
     Bytes(Cursor<Arc<[u8]>>),
     File { file: File, left: u64, path: PathBuf },
+    Part { file: File, left: u64, path: Arc<Path> },
 }
 
 impl Read for ContentReader {
@@ -231,6 +249,16 @@ impl Read for ContentReader {
                 let changed = if n == 0 { *left != 0 } else { n as u64 > *left };
                 if changed {
                     let text = format!("{} changed its length while the image was written", path.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
+                *left -= n as u64;
+                Ok(n)
+            }
+            Source::Part { file, left, path } => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                let n = file.read(&mut buffer[..most])?;
+                if n == 0 && most > 0 {
+                    let text = format!("{} ends before the piece that belongs in the image", path.display());
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 }
                 *left -= n as u64;
@@ -771,5 +799,16 @@ mod tests {
             std::fs::write(&path, changed).unwrap();
             assert!(matches!(content.read(), Err(TreeError::Read { .. })), "{changed}");
         }
+    }
+
+    #[test]
+    fn a_piece_of_a_file_is_read_and_one_beyond_its_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path: Arc<Path> = dir.path().join("f").into();
+        std::fs::write(&path, b"hello world").unwrap();
+        let part = |offset, len| Content::Part { path: path.clone(), offset, len };
+        assert_eq!(&*part(6, 5).read().unwrap(), b"world");
+        assert_eq!(&*part(3, 0).read().unwrap(), b"");
+        assert!(matches!(part(6, 6).read(), Err(TreeError::Read { .. })));
     }
 }
