@@ -3,7 +3,9 @@
 //! Nothing here does I/O, reads a clock or is async. Strings, JSON and frames are parsed into these
 //! types at the edge of each program and trusted from there on.
 
+pub mod api;
 pub mod digest;
+pub mod filter;
 pub mod frame;
 pub mod grant;
 pub mod id;
