@@ -3,6 +3,7 @@
 //! Same input, same bytes: nothing here looks at the clock, the environment, the user, the umask or
 //! the number of processors, and no process is started.
 
+pub mod squashfs;
 pub mod tree;
 
 pub use tree::{Content, Entry, Kind, Tree, TreeError};
