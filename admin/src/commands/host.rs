@@ -1,0 +1,153 @@
+//! `qa host`: nodes.
+
+use super::{Command, Session, delete, keys, nothing, on_many};
+use crate::{output, table::Table};
+use model::{
+    api::{Added, Cluster, HostCounters, HostRow, NewHost, NewToken, Token, TokenKind},
+    seed,
+};
+use std::process::ExitCode;
+
+pub const COMMANDS: &[Command] = &[
+    Command {
+        object: "host",
+        name: "add",
+        usage: "name=NAME address=ADDRESS",
+        doc: "Registers a node before it joins.",
+        verb: None,
+        read: |invocation| {
+            let keys = keys(invocation, &["name", "address"])?;
+            let body = NewHost { name: keys.required("name")?, address: keys.required("address")? };
+            Ok(Box::new(move |session| {
+                let added: Added = session.client.post("/hosts", &[], &body)?;
+                output::say(&format!("Host added with id {}\n", added.id));
+                Ok(ExitCode::SUCCESS)
+            }))
+        },
+    },
+    Command {
+        object: "host",
+        name: "list",
+        usage: "[-f FILTER]",
+        doc: "Lists nodes; HKD is the time since the node's last word.",
+        verb: None,
+        read: |invocation| nothing(invocation).map(|()| Box::new(list) as super::Prepared),
+    },
+    Command {
+        object: "host",
+        name: "counters",
+        usage: "[-f FILTER]",
+        doc: "Lists what nodes' routers have counted.",
+        verb: None,
+        read: |invocation| nothing(invocation).map(|()| Box::new(counters) as super::Prepared),
+    },
+    Command {
+        object: "host",
+        name: "seed",
+        usage: "store=HOST[:PORT] [name=NAME] [token=no]",
+        doc: "Prints a seed for a new node: the store's address, the CA's fingerprint, a one-use token.",
+        verb: None,
+        read: |invocation| {
+            let keys = keys(invocation, &["store", "name", "token"])?;
+            let (store, name) = (keys.required("store")?, keys.parsed("name", "a host name")?);
+            let token = keys.text("token").as_deref() != Some("no");
+            Ok(Box::new(move |session| print_seed(session, &store, name, token)))
+        },
+    },
+    on_many!("host", "block", "/hosts/block", "{} hosts blocked.", "Blocked nodes take no new guests and no logins."),
+    on_many!("host", "unblock", "/hosts/unblock", "{} hosts unblocked.", "Undoes block."),
+    on_many!(
+        "host",
+        "approve",
+        "/hosts/approve",
+        "{} hosts approved.",
+        "Lets waiting nodes join: compare the key's fingerprint with the node's console first."
+    ),
+    delete!(
+        "host",
+        "/hosts",
+        "{} hosts deleted.",
+        "Deletes nodes that hold no VMs; their certificates are good no more."
+    ),
+];
+
+fn list(session: &Session) -> anyhow::Result<ExitCode> {
+    let rows: Vec<HostRow> = session.client.get("/hosts", &session.query())?;
+    let mut table = Table::new(&[
+        "Id",
+        "Name",
+        "Address",
+        "HKD",
+        "Usable RAM",
+        "Usable CPU",
+        "VMs assigned",
+        "Blocked",
+        "State",
+        "Remarks",
+    ]);
+    for row in &rows {
+        table.row(vec![
+            row.id.to_string(),
+            row.name.clone(),
+            row.address.clone(),
+            row.seen_s.map(output::clock).unwrap_or_default(),
+            format!("{:.0}", row.usable_ram_mib),
+            format!("{:.0}", row.usable_cpu),
+            row.vms.to_string(),
+            output::yes_no(row.blocked),
+            row.state.to_string(),
+            remarks(row),
+        ]);
+    }
+    output::say(&table.render(session.quiet));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What an administrator should know or do about a node.
+fn remarks(row: &HostRow) -> String {
+    match (&row.key_sha256, row.approved) {
+        (Some(key), false) => format!("waits for approval, key {key}"),
+        _ => row.reason.clone(),
+    }
+}
+
+fn counters(session: &Session) -> anyhow::Result<ExitCode> {
+    let rows: Vec<HostCounters> = session.client.get("/hosts/counters", &session.query())?;
+    let mut table = Table::new(&[
+        "Id",
+        "Name",
+        "HTTP Requests",
+        "Auth attempts",
+        "Auth OK",
+        "NX attempts",
+        "NX OK",
+        "Short sessions",
+    ]);
+    for r in &rows {
+        let counts = [r.http_requests, r.auth_attempts, r.auth_ok, r.nx_attempts, r.nx_ok, r.short_sessions];
+        table.row([r.id.to_string(), r.name.clone()].into_iter().chain(counts.iter().map(u64::to_string)).collect());
+    }
+    output::say(&table.render(session.quiet));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_seed(session: &Session, store: &str, name: Option<seed::HostName>, token: bool) -> anyhow::Result<ExitCode> {
+    let cluster: Cluster = session.client.get("/cluster", &[])?;
+    let address = store.parse().or_else(|_| format!("{store}:{}", cluster.node_port).parse());
+    let note = name.as_ref().map(|n| format!("seed of {n}")).unwrap_or_default();
+    let token = match token {
+        true => {
+            let body = NewToken { kind: TokenKind::Join, ttl_s: None, note };
+            let made: Token = session.client.post("/tokens", &[], &body)?;
+            Some(made.token.0)
+        }
+        false => None,
+    };
+    let seed = seed::Seed {
+        store: seed::StoreSeed { address: address.map_err(anyhow::Error::msg)?, ca: cluster.ca_sha256, token },
+        node: name.map(|name| seed::NodeSeed { name }),
+        network: None,
+    };
+    output::say(&toml::to_string(&seed)?);
+    Ok(ExitCode::SUCCESS)
+}

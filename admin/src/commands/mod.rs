@@ -1,0 +1,184 @@
+//! The commands: one table drives dispatch, help and prompts.
+
+mod config;
+mod di;
+mod host;
+mod osf;
+mod property;
+mod user;
+mod vm;
+
+use crate::{
+    args::{Invocation, Keys, SyntaxError},
+    client::Client,
+    output,
+};
+use model::api::Done;
+use std::process::ExitCode;
+
+/// What a running command works with.
+pub struct Session {
+    /// The admin API.
+    pub client: Client,
+    /// The filter, as typed.
+    pub filter: Option<String>,
+    /// No table header, no messages.
+    pub quiet: bool,
+}
+
+impl Session {
+    /// The filter as query parameters.
+    pub fn query(&self) -> Vec<(&str, &str)> {
+        self.filter.iter().map(|f| ("filter", f.as_str())).collect()
+    }
+
+    /// Runs a command on all objects that the filter means.
+    pub fn on_many(&self, path: &str, sentence: &str) -> anyhow::Result<ExitCode> {
+        let done: Done = self.client.post(path, &self.query(), &())?;
+        Ok(output::done(&done, sentence, self.quiet))
+    }
+
+    /// Deletes all objects that the filter means.
+    pub fn delete(&self, path: &str, sentence: &str) -> anyhow::Result<ExitCode> {
+        let done: Done = self.client.delete(path, &self.query())?;
+        Ok(output::done(&done, sentence, self.quiet))
+    }
+}
+
+/// A command whose arguments were read: all that is left is to do it.
+pub type Prepared = Box<dyn FnOnce(&Session) -> anyhow::Result<ExitCode>>;
+
+/// One command.
+pub struct Command {
+    object: &'static str,
+    name: &'static str,
+    /// Arguments, as in a usage line.
+    usage: &'static str,
+    doc: &'static str,
+    /// Verb of the question asked before it concerns all objects.
+    verb: Option<&'static str>,
+    read: fn(&Invocation) -> Result<Prepared, SyntaxError>,
+}
+
+impl Command {
+    /// Reads the arguments.
+    pub fn prepare(&self, invocation: &Invocation) -> Result<Prepared, SyntaxError> {
+        (self.read)(invocation)
+    }
+
+    /// Whether it asks before it concerns all objects.
+    pub fn asks(&self) -> bool {
+        self.verb.is_some()
+    }
+
+    /// That question.
+    pub fn question(&self) -> String {
+        format!("Are you sure you want to {} all {}s?", self.verb.unwrap_or_default(), self.object)
+    }
+
+    /// Usage and one sentence.
+    pub fn help(&self) -> String {
+        let usage = format!("Usage: qa {} {} {}", self.object, self.name, self.usage);
+        format!("{}\n\n{}\n", usage.trim_end(), self.doc)
+    }
+}
+
+/// All commands, by object.
+fn all() -> impl Iterator<Item = &'static Command> {
+    [config::COMMANDS, di::COMMANDS, host::COMMANDS, osf::COMMANDS, user::COMMANDS, vm::COMMANDS, property::COMMANDS]
+        .into_iter()
+        .flatten()
+}
+
+/// The command of this name.
+pub fn find(object: Option<&str>, name: Option<&str>) -> Option<&'static Command> {
+    all().find(|c| Some(c.object) == object && Some(c.name) == name)
+}
+
+/// What there is, when no command was named or an unknown one.
+pub fn overview(object: Option<&str>) -> String {
+    let known = all().any(|c| Some(c.object) == object);
+    let mut names: Vec<&str> = if known {
+        all().filter(|c| Some(c.object) == object).map(|c| c.name).collect()
+    } else {
+        all().map(|c| c.object).collect()
+    };
+    names.sort_unstable();
+    names.dedup();
+    let (what, usage) = match object {
+        Some(object) if known => ("subcommands", format!("qa {object} <command> [arguments]")),
+        _ => ("objects", "qa [-f FILTER] [-q] [--force] [--config FILE] <object> <command> [arguments]".to_owned()),
+    };
+    let lines: String = names.iter().map(|n| format!("    {n}\n")).collect();
+    format!("Usage: {usage}\nValid command expected, available {what}:\n{lines}")
+}
+
+/// No arguments at all.
+fn nothing(invocation: &Invocation) -> Result<(), SyntaxError> {
+    match invocation.arguments.first() {
+        Some(extra) => Err(SyntaxError::Unexpected(extra.clone())),
+        None => Ok(()),
+    }
+}
+
+/// `key=value` arguments, of these keys.
+fn keys(invocation: &Invocation, legal: &[&str]) -> Result<Keys, SyntaxError> {
+    Keys::new(&invocation.arguments, legal)
+}
+
+/// A command without arguments that does the same to all objects that the filter means.
+macro_rules! on_many {
+    ($object:literal, $name:literal, $path:literal, $sentence:literal, $doc:literal) => {
+        $crate::commands::Command {
+            object: $object,
+            name: $name,
+            usage: "",
+            doc: $doc,
+            verb: Some($name),
+            read: |invocation| {
+                $crate::commands::nothing(invocation)?;
+                Ok(Box::new(|session| session.on_many($path, $sentence)))
+            },
+        }
+    };
+}
+
+/// A command that deletes all objects that the filter means.
+macro_rules! delete {
+    ($object:literal, $path:literal, $sentence:literal, $doc:literal) => {
+        $crate::commands::Command {
+            object: $object,
+            name: "del",
+            usage: "",
+            doc: $doc,
+            verb: Some("delete"),
+            read: |invocation| {
+                $crate::commands::nothing(invocation)?;
+                Ok(Box::new(|session| session.delete($path, $sentence)))
+            },
+        }
+    };
+}
+
+use {delete, on_many};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_known_once_and_explains_itself() {
+        for command in all() {
+            let twins = all().filter(|c| (c.object, c.name) == (command.object, command.name)).count();
+            assert_eq!(twins, 1, "{} {}", command.object, command.name);
+            assert!(command.doc.ends_with('.'), "{} {}", command.object, command.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_lists_those_of_its_object() {
+        let text = overview(Some("osf"));
+        assert!(text.contains("available subcommands:\n    add\n    del\n    list\n"), "{text}");
+        assert!(overview(Some("osff")).contains("    vm\n"));
+    }
+}

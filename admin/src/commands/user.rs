@@ -1,0 +1,82 @@
+//! `qa user`: people.
+
+use super::{Command, Session, delete, keys, nothing};
+use crate::{args::SyntaxError, output, table::Table};
+use anyhow::{Context, bail};
+use model::{
+    api::{Added, Done, NewUser, UserRow},
+    sync::Secret,
+};
+use std::{
+    io::{BufRead, IsTerminal},
+    process::ExitCode,
+};
+
+pub const COMMANDS: &[Command] = &[
+    Command {
+        object: "user",
+        name: "add",
+        usage: "login=LOGIN [password=PASSWORD]",
+        doc: "Adds a user. Without password= it is asked for, or read from standard input: it then shows in no process list.",
+        verb: None,
+        read: |invocation| {
+            let keys = keys(invocation, &["login", "password"])?;
+            let (login, password) = (keys.required("login")?, keys.text("password"));
+            Ok(Box::new(move |session| {
+                let password = password.map_or_else(ask, |p| Ok(Secret(p)))?;
+                let added: Added = session.client.post("/users", &[], &NewUser { login, password })?;
+                output::say(&format!("User added with id {}\n", added.id));
+                Ok(ExitCode::SUCCESS)
+            }))
+        },
+    },
+    Command {
+        object: "user",
+        name: "passwd",
+        usage: "user=LOGIN",
+        doc: "Sets a user's password: asked for twice, or read from standard input.",
+        verb: None,
+        read: |invocation| {
+            let keys = keys(invocation, &["user", "login"])?;
+            let login = keys.text("user").or(keys.text("login")).ok_or(SyntaxError::MissingKey("user"))?;
+            Ok(Box::new(move |session| {
+                let done: Done = session.client.post("/users/passwd", &[], &NewUser { login, password: ask()? })?;
+                Ok(output::done(&done, "Password of {} user changed.", session.quiet))
+            }))
+        },
+    },
+    Command {
+        object: "user",
+        name: "list",
+        usage: "[-f FILTER]",
+        doc: "Lists users.",
+        verb: None,
+        read: |invocation| nothing(invocation).map(|()| Box::new(list) as super::Prepared),
+    },
+    delete!("user", "/users", "{} users deleted.", "Deletes users who own no VMs."),
+];
+
+fn list(session: &Session) -> anyhow::Result<ExitCode> {
+    let rows: Vec<UserRow> = session.client.get("/users", &session.query())?;
+    let mut table = Table::new(&["Id", "Login"]);
+    for row in rows {
+        table.row(vec![row.id.to_string(), row.login]);
+    }
+    output::say(&table.render(session.quiet));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A password: typed twice without echo, or the first line of standard input.
+fn ask() -> anyhow::Result<Secret> {
+    if !std::io::stdin().is_terminal() {
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).context("cannot read the password from standard input")?;
+        return Ok(Secret(line.trim_end_matches(['\r', '\n']).to_owned()));
+    }
+    let first = rpassword::prompt_password("New password: ").context("cannot read the password")?;
+    let again = rpassword::prompt_password("Confirm password: ").context("cannot read the password")?;
+    if first != again {
+        bail!("Entered passwords don't match");
+    }
+    Ok(Secret(first))
+}
