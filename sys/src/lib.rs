@@ -11,6 +11,7 @@ pub mod idmap;
 pub mod inherit;
 pub mod mount;
 pub mod poll;
+pub mod quota;
 pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
