@@ -11,6 +11,8 @@ pub struct Invocation {
     pub force: bool,
     /// `-q`, `--quiet`: no table header, no error text.
     pub quiet: bool,
+    /// `--json`: lists as JSON, for programs.
+    pub json: bool,
     /// `-h`, `--help`.
     pub help: bool,
     /// `--version`.
@@ -89,6 +91,7 @@ pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Invocation, Synt
             }
             "--config" => got.config = Some(value(&flag)?.into()),
             "--force" => got.force = true,
+            "--json" => got.json = true,
             "-q" | "--quiet" => got.quiet = true,
             "-h" | "--help" => got.help = true,
             "--version" => got.version = true,

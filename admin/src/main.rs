@@ -51,6 +51,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let client = client::Client::new(&config::find(invocation.config.as_deref())?)?;
-    let session = commands::Session { client, filter: invocation.filter.clone(), quiet: invocation.quiet };
+    let session =
+        commands::Session { client, filter: invocation.filter.clone(), quiet: invocation.quiet, json: invocation.json };
     prepared(&session)
 }

@@ -1,6 +1,6 @@
 //! `qa di`: disk images.
 
-use super::{Command, Session, delete, keys, nothing};
+use super::{Command, Session, delete, keys, list};
 use crate::{args::SyntaxError, output, table::Table};
 use anyhow::{Context, bail};
 use model::{
@@ -58,25 +58,16 @@ pub const COMMANDS: &[Command] = &[
     },
     tag!("tag", "DI tagged", "Sets a tag: it moves here from another DI of the OS flavour."),
     tag!("untag", "DI untagged", "Takes a tag away."),
-    Command {
-        object: "di",
-        name: "list",
-        usage: "[-f FILTER]",
-        doc: "Lists disk images.",
-        verb: None,
-        read: |invocation| nothing(invocation).map(|()| Box::new(list) as super::Prepared),
-    },
+    list!("di", "list", "/dis", list, "Lists disk images."),
     delete!("di", "/dis", "{} DIs deleted.", "Deletes disk images that no VM runs."),
 ];
 
-fn list(session: &Session) -> anyhow::Result<ExitCode> {
-    let rows: Vec<DiRow> = session.client.get("/dis", &session.query())?;
+fn list(rows: Vec<DiRow>) -> Vec<Table> {
     let mut table = Table::new(&["Id", "OSF", "Version", "Path", "Tags"]);
     for row in rows {
         table.row(vec![row.id.to_string(), row.osf, row.version, row.path, row.tags.join(", ")]);
     }
-    output::say(&table.render(session.quiet));
-    Ok(ExitCode::SUCCESS)
+    vec![table]
 }
 
 /// One request carries this much: small enough to be sent again after a break.

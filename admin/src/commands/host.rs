@@ -1,7 +1,8 @@
 //! `qa host`: nodes.
 
-use super::{Command, Session, delete, keys, nothing, on_many};
-use crate::{output, table::Table};
+use super::{Command, Session, delete, keys, list, on_many};
+use crate::{args::SyntaxError, output, table::Table};
+use model::init::Timeline;
 use model::{
     api::{Added, Cluster, HostCounters, HostRow, NewHost, NewToken, Token, TokenKind},
     seed,
@@ -25,22 +26,8 @@ pub const COMMANDS: &[Command] = &[
             }))
         },
     },
-    Command {
-        object: "host",
-        name: "list",
-        usage: "[-f FILTER]",
-        doc: "Lists nodes; HKD is the time since the node's last word.",
-        verb: None,
-        read: |invocation| nothing(invocation).map(|()| Box::new(list) as super::Prepared),
-    },
-    Command {
-        object: "host",
-        name: "counters",
-        usage: "[-f FILTER]",
-        doc: "Lists what nodes' routers have counted.",
-        verb: None,
-        read: |invocation| nothing(invocation).map(|()| Box::new(counters) as super::Prepared),
-    },
+    list!("host", "list", "/hosts", list, "Lists nodes; HKD is the time since the node's last word."),
+    list!("host", "counters", "/hosts/counters", counters, "Lists what nodes' routers have counted."),
     Command {
         object: "host",
         name: "seed",
@@ -52,6 +39,17 @@ pub const COMMANDS: &[Command] = &[
             let (store, name) = (keys.required("store")?, keys.parsed("name", "a host name")?);
             let token = keys.text("token").as_deref() != Some("no");
             Ok(Box::new(move |session| print_seed(session, &store, name, token)))
+        },
+    },
+    Command {
+        object: "host",
+        name: "timeline",
+        usage: "id=N",
+        doc: "Shows how long each phase of a node's last boot took, in milliseconds after kernel start.",
+        verb: None,
+        read: |invocation| {
+            let id: u32 = keys(invocation, &["id"])?.parsed("id", "a number")?.ok_or(SyntaxError::MissingKey("id"))?;
+            Ok(Box::new(move |session| timeline(session, id)))
         },
     },
     on_many!("host", "block", "/hosts/block", "{} hosts blocked.", "Blocked nodes take no new guests and no logins."),
@@ -71,8 +69,7 @@ pub const COMMANDS: &[Command] = &[
     ),
 ];
 
-fn list(session: &Session) -> anyhow::Result<ExitCode> {
-    let rows: Vec<HostRow> = session.client.get("/hosts", &session.query())?;
+fn list(rows: Vec<HostRow>) -> Vec<Table> {
     let mut table = Table::new(&[
         "Id",
         "Name",
@@ -99,8 +96,7 @@ fn list(session: &Session) -> anyhow::Result<ExitCode> {
             remarks(row),
         ]);
     }
-    output::say(&table.render(session.quiet));
-    Ok(ExitCode::SUCCESS)
+    vec![table]
 }
 
 /// What an administrator should know or do about a node.
@@ -111,8 +107,7 @@ fn remarks(row: &HostRow) -> String {
     }
 }
 
-fn counters(session: &Session) -> anyhow::Result<ExitCode> {
-    let rows: Vec<HostCounters> = session.client.get("/hosts/counters", &session.query())?;
+fn counters(rows: Vec<HostCounters>) -> Vec<Table> {
     let mut table = Table::new(&[
         "Id",
         "Name",
@@ -127,6 +122,21 @@ fn counters(session: &Session) -> anyhow::Result<ExitCode> {
         let counts = [r.http_requests, r.auth_attempts, r.auth_ok, r.nx_attempts, r.nx_ok, r.short_sessions];
         table.row([r.id.to_string(), r.name.clone()].into_iter().chain(counts.iter().map(u64::to_string)).collect());
     }
+    vec![table]
+}
+
+fn timeline(session: &Session, id: u32) -> anyhow::Result<ExitCode> {
+    let timeline: Timeline = session.client.get(&format!("/hosts/{id}/timeline"), &[])?;
+    if session.json {
+        output::say(&format!("{}\n", serde_json::to_string_pretty(&timeline)?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(&["Phase", "Began", "Took"]);
+    for phase in timeline.phases {
+        let took = phase.took_ms.map(|t| t.to_string()).unwrap_or_default();
+        table.row(vec![phase.name, phase.began_ms.to_string(), took]);
+    }
+    table.row(vec!["ready".to_owned(), timeline.ready_ms.map(|t| t.to_string()).unwrap_or_default(), String::new()]);
     output::say(&table.render(session.quiet));
     Ok(ExitCode::SUCCESS)
 }

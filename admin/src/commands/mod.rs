@@ -12,8 +12,10 @@ use crate::{
     args::{Invocation, Keys, SyntaxError},
     client::Client,
     output,
+    table::Table,
 };
 use model::api::Done;
+use serde::{Serialize, de::DeserializeOwned};
 use std::process::ExitCode;
 
 /// What a running command works with.
@@ -24,12 +26,29 @@ pub struct Session {
     pub filter: Option<String>,
     /// No table header, no messages.
     pub quiet: bool,
+    /// Lists as JSON.
+    pub json: bool,
 }
 
 impl Session {
     /// The filter as query parameters.
     pub fn query(&self) -> Vec<(&str, &str)> {
         self.filter.iter().map(|f| ("filter", f.as_str())).collect()
+    }
+
+    /// Prints the objects that the filter means: as the table that `table` makes of them, or as JSON.
+    pub fn list<T>(&self, path: &str, table: fn(Vec<T>) -> Vec<Table>) -> anyhow::Result<ExitCode>
+    where
+        T: DeserializeOwned + Serialize,
+    {
+        let rows: Vec<T> = self.client.get(path, &self.query())?;
+        if self.json {
+            output::say(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
+        } else {
+            let tables: Vec<String> = table(rows).iter().map(|t| t.render(self.quiet)).collect();
+            output::say(&tables.join("\n"));
+        }
+        Ok(ExitCode::SUCCESS)
     }
 
     /// Runs a command on all objects that the filter means.
@@ -107,7 +126,10 @@ pub fn overview(object: Option<&str>) -> String {
     names.dedup();
     let (what, usage) = match object {
         Some(object) if known => ("subcommands", format!("qa {object} <command> [arguments]")),
-        _ => ("objects", "qa [-f FILTER] [-q] [--force] [--config FILE] <object> <command> [arguments]".to_owned()),
+        _ => (
+            "objects",
+            "qa [-f FILTER] [-q] [--json] [--force] [--config FILE] <object> <command> [arguments]".to_owned(),
+        ),
     };
     let lines: String = names.iter().map(|n| format!("    {n}\n")).collect();
     format!("Usage: {usage}\nValid command expected, available {what}:\n{lines}")
@@ -124,6 +146,23 @@ fn nothing(invocation: &Invocation) -> Result<(), SyntaxError> {
 /// `key=value` arguments, of these keys.
 fn keys(invocation: &Invocation, legal: &[&str]) -> Result<Keys, SyntaxError> {
     Keys::new(&invocation.arguments, legal)
+}
+
+/// A command without arguments that lists objects.
+macro_rules! list {
+    ($object:literal, $name:literal, $path:literal, $table:path, $doc:literal) => {
+        $crate::commands::Command {
+            object: $object,
+            name: $name,
+            usage: "[-f FILTER]",
+            doc: $doc,
+            verb: None,
+            read: |invocation| {
+                $crate::commands::nothing(invocation)?;
+                Ok(Box::new(|session| session.list($path, $table)))
+            },
+        }
+    };
 }
 
 /// A command without arguments that does the same to all objects that the filter means.
@@ -160,7 +199,7 @@ macro_rules! delete {
     };
 }
 
-use {delete, on_many};
+use {delete, list, on_many};
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! `qa osf`: OS flavours.
 
-use super::{Command, Session, delete, keys, nothing};
+use super::{Command, delete, keys, list};
 use crate::{output, table::Table};
 use model::api::{Added, NewOsf, OsfRow};
 use std::process::ExitCode;
@@ -27,19 +27,11 @@ pub const COMMANDS: &[Command] = &[
             }))
         },
     },
-    Command {
-        object: "osf",
-        name: "list",
-        usage: "[-f FILTER]",
-        doc: "Lists OS flavours.",
-        verb: None,
-        read: |invocation| nothing(invocation).map(|()| Box::new(list) as super::Prepared),
-    },
+    list!("osf", "list", "/osfs", list, "Lists OS flavours."),
     delete!("osf", "/osfs", "{} OSFs deleted.", "Deletes OS flavours that no VM uses."),
 ];
 
-fn list(session: &Session) -> anyhow::Result<ExitCode> {
-    let rows: Vec<OsfRow> = session.client.get("/osfs", &session.query())?;
+fn list(rows: Vec<OsfRow>) -> Vec<Table> {
     let mut table = Table::new(&["Id", "Name", "RAM", "Overlay", "UserHD"]);
     for row in rows {
         let home = row.user_storage_mib.map(|m| m.to_string()).unwrap_or_default();
@@ -51,6 +43,5 @@ fn list(session: &Session) -> anyhow::Result<ExitCode> {
             home,
         ]);
     }
-    output::say(&table.render(session.quiet));
-    Ok(ExitCode::SUCCESS)
+    vec![table]
 }

@@ -1,6 +1,6 @@
 //! `qa user`: people.
 
-use super::{Command, Session, delete, keys, nothing};
+use super::{Command, delete, keys, list};
 use crate::{args::SyntaxError, output, table::Table};
 use anyhow::{Context, bail};
 use model::{
@@ -45,25 +45,16 @@ pub const COMMANDS: &[Command] = &[
             }))
         },
     },
-    Command {
-        object: "user",
-        name: "list",
-        usage: "[-f FILTER]",
-        doc: "Lists users.",
-        verb: None,
-        read: |invocation| nothing(invocation).map(|()| Box::new(list) as super::Prepared),
-    },
+    list!("user", "list", "/users", list, "Lists users."),
     delete!("user", "/users", "{} users deleted.", "Deletes users who own no VMs."),
 ];
 
-fn list(session: &Session) -> anyhow::Result<ExitCode> {
-    let rows: Vec<UserRow> = session.client.get("/users", &session.query())?;
+fn list(rows: Vec<UserRow>) -> Vec<Table> {
     let mut table = Table::new(&["Id", "Login"]);
     for row in rows {
         table.row(vec![row.id.to_string(), row.login]);
     }
-    output::say(&table.render(session.quiet));
-    Ok(ExitCode::SUCCESS)
+    vec![table]
 }
 
 /// A password: typed twice without echo, or the first line of standard input.

@@ -1,6 +1,6 @@
 //! `qa vm`: virtual machines.
 
-use super::{Command, Session, delete, keys, nothing, on_many};
+use super::{Command, delete, keys, list, on_many};
 use crate::{args::SyntaxError, output, table::Table};
 use model::{
     OsfId, UserId,
@@ -43,22 +43,8 @@ pub const COMMANDS: &[Command] = &[
             }))
         },
     },
-    Command {
-        object: "vm",
-        name: "list",
-        usage: "[-f FILTER]",
-        doc: "Lists virtual machines.",
-        verb: None,
-        read: |invocation| nothing(invocation).map(|()| Box::new(list) as super::Prepared),
-    },
-    Command {
-        object: "vm",
-        name: "counters",
-        usage: "[-f FILTER]",
-        doc: "Lists how often virtual machines were started.",
-        verb: None,
-        read: |invocation| nothing(invocation).map(|()| Box::new(counters) as super::Prepared),
-    },
+    list!("vm", "list", "/vms", list, "Lists virtual machines."),
+    list!("vm", "counters", "/vms/counters", counters, "Lists how often virtual machines were started."),
     Command {
         object: "vm",
         name: "edit",
@@ -107,8 +93,7 @@ pub const COMMANDS: &[Command] = &[
     delete!("vm", "/vms", "{} VMs deleted.", "Deletes stopped virtual machines."),
 ];
 
-fn list(session: &Session) -> anyhow::Result<ExitCode> {
-    let rows: Vec<VmRow> = session.client.get("/vms", &session.query())?;
+fn list(rows: Vec<VmRow>) -> Vec<Table> {
     let mut table = Table::new(&[
         "Id",
         "Name",
@@ -150,8 +135,7 @@ fn list(session: &Session) -> anyhow::Result<ExitCode> {
             remarks,
         ]);
     }
-    output::say(&table.render(session.quiet));
-    Ok(ExitCode::SUCCESS)
+    vec![table]
 }
 
 fn state(row: &VmRow) -> String {
@@ -165,8 +149,7 @@ fn remarks(row: &VmRow) -> String {
     reason.map_or_else(phase, |r| format!("failed: {r}"))
 }
 
-fn counters(session: &Session) -> anyhow::Result<ExitCode> {
-    let rows: Vec<VmCounters> = session.client.get("/vms/counters", &session.query())?;
+fn counters(rows: Vec<VmCounters>) -> Vec<Table> {
     let count = |of: fn(&VmCounters) -> bool| rows.iter().filter(|r| of(r)).count().to_string();
     let mut summary = Table::new(&["Virtual machines", "Running", "Blocked"]);
     summary.row(vec![rows.len().to_string(), count(|r| r.state == VmState::Running), count(|r| r.blocked)]);
@@ -174,6 +157,5 @@ fn counters(session: &Session) -> anyhow::Result<ExitCode> {
     for row in &rows {
         table.row(vec![row.id.to_string(), row.name.clone(), row.run_attempts.to_string(), row.run_ok.to_string()]);
     }
-    output::say(&format!("{}\n{}", summary.render(session.quiet), table.render(session.quiet)));
-    Ok(ExitCode::SUCCESS)
+    vec![summary, table]
 }
