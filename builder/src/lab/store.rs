@@ -1,0 +1,150 @@
+//! A store of the lab, and the administrator who works with it.
+
+use super::{Lab, LabError, Process, file, free_port, process::run};
+use serde_json::Value;
+use std::{
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// Address of this host as a machine on QEMU's user network sees it.
+const HOST_IN_MACHINE: &str = "10.0.2.2";
+
+/// A running store with its database in the lab's folder.
+#[derive(Debug)]
+pub struct Store {
+    process: Option<Process>,
+    program: PathBuf,
+    qa: PathBuf,
+    dir: PathBuf,
+    ports: Ports,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    admin: u16,
+    node: u16,
+}
+
+impl Store {
+    pub(super) fn start(lab: &Lab) -> Result<Self, LabError> {
+        let dir = lab.path("store");
+        file("make", &dir, std::fs::create_dir_all)?;
+        let ports = Ports { admin: free_port()?, node: free_port()? };
+        let mut store = Self { process: None, program: lab.program("store"), qa: lab.program("qa"), dir, ports };
+        store.resume()?;
+        Ok(store)
+    }
+
+    /// Starts it on the same database and ports, after [`Store::stop`].
+    pub fn resume(&mut self) -> Result<(), LabError> {
+        let Self { ports, .. } = *self;
+        let mut command = Command::new(&self.program);
+        command.arg("serve").arg("--db").arg(format!("sqlite:{}", self.dir.join("store.db").display()));
+        command.args(["--listen", &format!("127.0.0.1:{}", ports.admin)]);
+        command.args(["--node-listen", &format!("127.0.0.1:{}", ports.node)]);
+        command.arg("--images").arg(self.dir.join("images"));
+        let mut process = Process::start("store", self.dir.join("store.log"), &mut command)?;
+        let config = self.config();
+        process.wait_until("the store's listeners", Duration::from_secs(60), || {
+            let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
+            (config.exists() && listens(ports.admin) && listens(ports.node)).then_some(())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Stops it; its database stays.
+    pub fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.stop(Duration::from_secs(10));
+        }
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("store.log")
+    }
+
+    /// The file that tells `qa` how to reach it.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("qa.toml")
+    }
+
+    /// The `qa` program of this build.
+    pub fn qa_program(&self) -> &Path {
+        &self.qa
+    }
+
+    /// Runs `qa` and returns what it printed.
+    pub fn qa(&self, args: &[&str]) -> Result<String, LabError> {
+        run(Command::new(&self.qa).arg("--config").arg(self.config()).args(args))
+    }
+
+    /// Runs `qa` with a line on its standard input: a password that no process list shows.
+    pub fn qa_with_input(&self, args: &[&str], input: &str) -> Result<String, LabError> {
+        let path = self.dir.join("qa.input");
+        file("write", &path, |p| std::fs::write(p, format!("{input}\n")))?;
+        let stdin = file("read", &path, std::fs::File::open)?;
+        file("remove", &path, std::fs::remove_file)?;
+        run(Command::new(&self.qa).arg("--config").arg(self.config()).args(args).stdin(stdin))
+    }
+
+    /// What `qa --json` prints.
+    pub fn json(&self, args: &[&str]) -> Result<Value, LabError> {
+        let text = self.qa(&[&["--json"], args].concat())?;
+        serde_json::from_str(&text).map_err(|_| LabError::Answer {
+            peer: format!("qa {}", args.join(" ")),
+            found: text,
+            expected: "JSON".to_owned(),
+        })
+    }
+
+    /// The first object that a list prints; null when there is none.
+    pub fn one(&self, object: &str, filter: &str) -> Result<Value, LabError> {
+        let rows = self.json(&[object, "list", "-f", filter])?;
+        Ok(rows.get(0).cloned().unwrap_or(Value::Null))
+    }
+
+    /// A seed for a machine on QEMU's user network, with a new one-use token.
+    pub fn seed(&self, name: &str) -> Result<String, LabError> {
+        let address = format!("store={HOST_IN_MACHINE}:{}", self.ports.node);
+        self.qa(&["host", "seed", &address, &format!("name={name}")])
+    }
+
+    /// Waits until `probe` says yes of the first object that a list prints, and returns that object.
+    pub fn wait_for(
+        &self,
+        what: &str,
+        object: &str,
+        filter: &str,
+        limit: Duration,
+        probe: impl Fn(&Value) -> bool,
+    ) -> Result<Value, LabError> {
+        let end = Instant::now() + limit;
+        loop {
+            let row = self.one(object, filter)?;
+            if probe(&row) {
+                return Ok(row);
+            }
+            if Instant::now() > end {
+                let what = format!("{what} (last seen: {row})");
+                return Err(LabError::Timeout { what, limit, log: self.log() });
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until a VM is running; a start that failed is an error with its reason.
+    pub fn wait_running(&self, vm: &str, limit: Duration) -> Result<Value, LabError> {
+        let over = |row: &Value| row["state"] == "running" || !row["failed"].is_null();
+        let row = self.wait_for(&format!("VM {vm} running"), "vm", &format!("name={vm}"), limit, over)?;
+        if row["state"] == "running" {
+            return Ok(row);
+        }
+        let found = row["failed"].as_str().unwrap_or_default().to_owned();
+        Err(LabError::Answer { peer: format!("VM {vm}"), found, expected: "running".to_owned() })
+    }
+}
