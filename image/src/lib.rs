@@ -5,5 +5,6 @@
 
 pub mod squashfs;
 pub mod tree;
+pub mod verity;
 
 pub use tree::{Content, Entry, Kind, Tree, TreeError};
