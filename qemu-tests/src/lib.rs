@@ -1,1 +1,27 @@
-//! Scenarios that boot the real image.
+//! Scenarios on the real image: the words that they share.
+//!
+//! Each test boots what `roost build` wrote to `out/` (or to `ROOST_IMAGES`) beside a real store, and
+//! tells a story over [`builder::lab`]. They run one at a time: two emulated machines at once on two
+//! cores are slower than one after the other.
+
+use builder::lab::{Cluster, Images, LabError};
+use std::path::PathBuf;
+
+/// The images under test. They must exist: `roost test` builds them first.
+#[track_caller]
+pub fn images() -> Images {
+    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../out");
+    let dir = std::env::var_os("ROOST_IMAGES").map_or_else(default, PathBuf::from);
+    let images = Images::in_dir(&dir);
+    for image in [&images.node, &images.guest] {
+        assert!(image.exists(), "{} does not exist: build it first, by ./roost test build", image.display());
+    }
+    images
+}
+
+/// A cluster of this name whose node is Ready and whose desktop runs.
+pub fn running_desktop(name: &str) -> Result<Cluster, LabError> {
+    let cluster = Cluster::quietly(name, &images())?;
+    cluster.start_vm()?;
+    Ok(cluster)
+}

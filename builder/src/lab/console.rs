@@ -16,7 +16,7 @@ pub struct Console {
 
 impl Console {
     /// The console that is logged to `log`.
-    pub(super) fn new(log: PathBuf) -> Self {
+    pub fn at(log: PathBuf) -> Self {
         Self { log, from: 0 }
     }
 

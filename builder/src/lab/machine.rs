@@ -106,7 +106,7 @@ impl Machine {
         let mut process = Process::start("qemu-system-x86_64", files.log.clone(), &mut command)?;
         let qmp = files.qmp.clone();
         process.wait_until("QEMU's control socket", Duration::from_secs(20), || qmp.exists().then_some(()))?;
-        Ok(Self { process, console: Console::new(files.console), qmp: files.qmp, router_port, started })
+        Ok(Self { process, console: Console::at(files.console), qmp: files.qmp, router_port, started })
     }
 
     /// Its serial console.

@@ -17,6 +17,7 @@
 //! dropped: the machine's processes are the lab's children and are killed by their ids.
 
 mod client;
+mod cluster;
 mod console;
 mod display;
 mod machine;
@@ -25,6 +26,7 @@ mod qmp;
 mod store;
 
 pub use client::{Client, ConnectAnswer, Fingerprint, Session, VmRow};
+pub use cluster::{BOOT_LIMIT, Cluster, Images, START_LIMIT, USER, VM};
 pub use console::Console;
 pub use display::{Display, NxProxy};
 pub use machine::{Boot, Firmware, Machine};
