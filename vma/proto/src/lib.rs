@@ -26,6 +26,7 @@ pub type Text = String<512>;
 pub type Ticket = [u8; 16];
 
 /// To the agent. Append only.
+#[expect(clippy::large_enum_variant, reason = "there is no allocator to box with")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToVma {
     /// Answer to Hello.
@@ -74,6 +75,7 @@ pub enum Kind {
 }
 
 /// From the agent. Append only.
+#[expect(clippy::large_enum_variant, reason = "there is no allocator to box with")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromVma {
     /// First frame of the control connection.

@@ -1,0 +1,389 @@
+//! The agent: one thread owns all state and reads one queue; the rest only feed it.
+//!
+//! | thread | brings |
+//! |---|---|
+//! | link | connection up, frames, connection down |
+//! | nxlog, wait (one pair per program) | nxagent's words, its end, the desktop's end |
+//! | provision (while it lasts) | the account |
+//! | relay, to-client (one pair per session connection) | that the first byte came |
+//! | signals | an orderly end |
+
+use crate::{
+    error::{Error, Result},
+    link::Link,
+    machine::{Effect, Event, Machine, Now},
+    nxlog::Line,
+    options,
+    params::Params,
+    proc,
+    session::{self, Paths, Running, Word},
+    splice, tcp,
+    user::{self, Account},
+};
+use std::{
+    io::Write,
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    time::{Duration, Instant},
+};
+use vma_proto::{FromVma, Kind, MAX_FRAME, Open, PROTO, Session, Ticket, ToVma};
+
+/// How long the end of the agent waits for the end of its session.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// How the agent is run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's socket.
+    pub socket: PathBuf,
+    /// Programs and directories.
+    pub paths: Paths,
+    /// Run sessions as ourselves and make no user.
+    pub as_self: bool,
+}
+
+enum Message {
+    Link(Link),
+    Word(Word),
+    Provisioned(Result<Account>),
+    /// Of the session connection with this ticket.
+    Claimed(Ticket),
+    Shutdown,
+}
+
+impl From<Link> for Message {
+    fn from(link: Link) -> Self {
+        Self::Link(link)
+    }
+}
+
+struct Agent {
+    settings: Settings,
+    queue: Sender<Message>,
+    began: Instant,
+    machine: Machine,
+    node: Option<UnixStream>,
+    params: Params,
+    account: Option<Account>,
+    running: Option<Running>,
+    runs: u64,
+    last_error: Option<String>,
+    /// The session connection whose client has not yet said a word.
+    dialled: Option<(Ticket, UnixStream)>,
+    ending: Option<Instant>,
+}
+
+/// Serves until a signal ends it. Returns once the session has ended too.
+pub fn run(settings: Settings) -> Result<()> {
+    let (queue, messages) = mpsc::channel();
+    let run = &settings.paths.run;
+    std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
+    watch_signals(queue.clone())?;
+    crate::link::start(settings.socket.clone(), queue.clone());
+    Agent::new(settings, queue).serve(&messages);
+    Ok(())
+}
+
+/// Blocked in all threads, taken by one.
+fn watch_signals(queue: Sender<Message>) -> Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    set.thread_block().map_err(Error::call("block", "signals"))?;
+    proc::spawn("signals", move || while set.wait().is_ok_and(|_| queue.send(Message::Shutdown).is_ok()) {});
+    Ok(())
+}
+
+impl Agent {
+    fn new(settings: Settings, queue: Sender<Message>) -> Self {
+        Self {
+            settings,
+            queue,
+            began: Instant::now(),
+            machine: Machine::default(),
+            node: None,
+            params: Params::default(),
+            account: None,
+            running: None,
+            runs: 0,
+            last_error: None,
+            dialled: None,
+            ending: None,
+        }
+    }
+
+    fn serve(mut self, messages: &Receiver<Message>) {
+        while !self.ended() {
+            match self.next(messages) {
+                Ok(message) => self.on_message(message),
+                Err(RecvTimeoutError::Timeout) => self.event(Event::Tick),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// A message, or a time-out at the machine's deadline.
+    fn next(&self, messages: &Receiver<Message>) -> std::result::Result<Message, RecvTimeoutError> {
+        let rest = self.machine.deadline().map(|at| at.saturating_sub(self.now()));
+        let ending = self.ending.map(|at| at.saturating_duration_since(Instant::now()));
+        match [rest, ending].into_iter().flatten().min() {
+            Some(rest) => messages.recv_timeout(rest),
+            None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.ending.is_some_and(|at| Instant::now() >= at || self.machine.state() == Session::Stopped)
+    }
+
+    fn now(&self) -> Now {
+        self.began.elapsed()
+    }
+
+    fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Link(link) => self.on_link(link),
+            Message::Word(word) => self.on_word(word),
+            Message::Provisioned(Ok(account)) => {
+                self.account = Some(account);
+                self.event(Event::Provisioned(Ok(())));
+            }
+            Message::Provisioned(Err(error)) => {
+                tracing::error!(error = error.chain(), "Cannot provide the user");
+                self.event(Event::Provisioned(Err(error.chain())));
+            }
+            Message::Claimed(ticket) => {
+                // An older connection's client may speak after its session was given on.
+                if self.dialled.take_if(|(dialled, _)| *dialled == ticket).is_some() {
+                    self.event(Event::Claimed);
+                }
+            }
+            Message::Shutdown => {
+                self.send(&FromVma::GoingDown);
+                self.ending = Some(Instant::now() + GRACE);
+                self.event(Event::Stop);
+            }
+        }
+    }
+
+    fn on_link(&mut self, link: Link) {
+        match link {
+            Link::Up(stream) => {
+                self.node = Some(stream);
+                let version = env!("CARGO_PKG_VERSION").try_into().unwrap_or_default();
+                self.send(&FromVma::Hello { proto: PROTO, version, session: self.machine.state() });
+            }
+            Link::Down => {
+                self.node = None;
+                self.event(Event::NodeLost);
+            }
+            Link::Frame(frame) => self.on_frame(&frame),
+        }
+    }
+
+    fn on_frame(&mut self, frame: &ToVma) {
+        match frame {
+            ToVma::Welcome { proto } if *proto != PROTO => {
+                tracing::warn!(proto, ours = PROTO, "The node speaks another version")
+            }
+            ToVma::Welcome { .. } => {}
+            ToVma::Ping(number) => self.send(&FromVma::Pong(*number)),
+            ToVma::Open(open) => self.open(open),
+            ToVma::Suspend => self.event(Event::Suspend),
+            ToVma::Stop => self.event(Event::Stop),
+            ToVma::PowerOff => power_off(),
+            ToVma::Expire { soft, hard } => tracing::info!(soft, hard, "The guest is to be restarted"),
+        }
+    }
+
+    fn open(&mut self, open: &Open) {
+        let params = Params::of(open);
+        let refused = match open.kind {
+            Kind::Vnc => Some("this guest's agent serves NX clients only".to_owned()),
+            Kind::Nx => options::text(&params, self.settings.paths.display).err().map(|bad| bad.to_string()),
+        };
+        match refused {
+            Some(reason) => self.refuse(open.ticket, false, &reason),
+            None => {
+                self.params = params;
+                self.event(Event::Open(open.ticket));
+            }
+        }
+    }
+
+    fn on_word(&mut self, word: Word) {
+        let current = self.running.as_ref().map(|running| running.run);
+        match word {
+            Word::Log(run, line, text) if current == Some(run) => {
+                tracing::info!(run, line = text.trim(), "nxagent");
+                if line == Line::Error {
+                    self.last_error = Some(text);
+                }
+                self.event(Event::Log(line));
+            }
+            Word::Exited(run, how) if current == Some(run) => {
+                if let Some(running) = self.running.take() {
+                    running.sweep();
+                }
+                let said = self.last_error.take().map_or_else(String::new, |text| format!(": {}", text.trim()));
+                tracing::info!(run, how, "nxagent ended");
+                self.event(Event::Exited(format!("nxagent ended ({how}){said}")));
+            }
+            Word::DesktopEnded(run) if current == Some(run) => self.event(Event::DesktopEnded),
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        let effects = self.machine.step(event, self.now());
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Report(session) => self.send(&FromVma::State(session)),
+            Effect::Provision => self.provision(),
+            Effect::Start => self.start(),
+            Effect::Resume => self.on_running("resume", |agent, running| {
+                agent.settings.paths.write_options(&agent.params)?;
+                running.hang_up()
+            }),
+            Effect::HangUp => self.on_running("hang up", |_, running| running.hang_up()),
+            Effect::Terminate => self.on_running("end", |_, running| running.terminate()),
+            Effect::Kill => self.on_running("kill", |_, running| running.kill()),
+            Effect::Probe => self.probe(),
+            Effect::StartDesktop => self.start_desktop(),
+            Effect::Opened { ticket, resumed } => self.opened(ticket, resumed),
+            Effect::Refused { ticket, retry, reason } => self.refuse(ticket, retry, &reason),
+        }
+    }
+
+    fn provision(&self) {
+        let (params, queue) = (self.params.clone(), self.queue.clone());
+        let (as_self, run) = (self.settings.as_self, self.settings.paths.run.clone());
+        proc::spawn("provision", move || {
+            let account = if as_self { user::myself(&run) } else { user::provision(&params) };
+            // Nobody listens when the agent ends.
+            let _unheard = queue.send(Message::Provisioned(account));
+        });
+    }
+
+    fn start(&mut self) {
+        let Some(account) = &self.account else { return };
+        self.runs += 1;
+        match session::start(&self.settings.paths, account, &self.params, self.runs, self.words()) {
+            Ok(running) => self.running = Some(running),
+            Err(error) => {
+                tracing::error!(error = error.chain(), "Cannot start nxagent");
+                self.event(Event::Exited(error.chain()));
+            }
+        }
+    }
+
+    fn words(&self) -> impl Fn(Word) + Clone + Send + 'static {
+        let queue = self.queue.clone();
+        move |word| {
+            let _unheard = queue.send(Message::Word(word));
+        }
+    }
+
+    fn start_desktop(&mut self) {
+        let words = self.words();
+        let (Some(running), Some(account)) = (&mut self.running, &self.account) else { return };
+        if let Err(error) = running.start_desktop(&self.settings.paths, account, &self.params, words) {
+            tracing::error!(error = error.chain(), "Cannot start the desktop");
+            self.event(Event::DesktopEnded);
+        }
+    }
+
+    fn on_running(&self, action: &str, work: impl FnOnce(&Self, &Running) -> Result<()>) {
+        let Some(running) = &self.running else { return };
+        if let Err(error) = work(self, running) {
+            tracing::error!(action, error = error.chain(), "Cannot act on the session");
+        }
+    }
+
+    fn probe(&mut self) {
+        match tcp::listens(self.settings.paths.port()) {
+            Ok(true) => self.event(Event::Listens),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "Cannot read the table of listeners"),
+        }
+    }
+
+    /// Answers, and brings the session connection behind the answer.
+    fn opened(&mut self, ticket: Ticket, resumed: bool) {
+        if let Some((_, silent)) = self.dialled.take() {
+            // Its client never spoke and must not, now that the listener is another's.
+            let _gone = silent.shutdown(Shutdown::Both);
+        }
+        self.send(&FromVma::Opened { ticket, resumed });
+        if let Err(error) = self.dial(ticket) {
+            tracing::error!(%error, "Cannot open the session's connection to the node");
+        }
+    }
+
+    fn dial(&mut self, ticket: Ticket) -> std::io::Result<()> {
+        let node = splice::dial(&self.settings.socket, ticket)?;
+        self.dialled = Some((ticket, node.try_clone()?));
+        let (port, queue) = (self.settings.paths.port(), self.queue.clone());
+        proc::spawn("relay", move || {
+            let claimed = move || {
+                let _unheard = queue.send(Message::Claimed(ticket));
+            };
+            if let Err(error) = splice::relay(node, port, claimed) {
+                tracing::warn!(%error, "A session's connection ended");
+            }
+        });
+        Ok(())
+    }
+
+    fn refuse(&mut self, ticket: Ticket, retry: bool, reason: &str) {
+        tracing::warn!(retry, reason, "Refused a session");
+        self.send(&FromVma::Refused { ticket, retry, reason: clipped(reason) });
+    }
+
+    /// To the node, if it is there. One that cannot take it gets Hello, with the state, when it is back.
+    fn send(&mut self, message: &FromVma) {
+        let Some(node) = &mut self.node else { return };
+        let mut buffer = [0; MAX_FRAME];
+        let sent = vma_proto::encode(message, &mut buffer)
+            .map_err(std::io::Error::other)
+            .and_then(|frame| node.write_all(frame));
+        if let Err(error) = sent {
+            tracing::warn!(%error, "Lost the node");
+            let _gone = node.shutdown(Shutdown::Both);
+            self.node = None;
+        }
+    }
+}
+
+/// As much of the text as a frame has room for.
+fn clipped<const N: usize>(text: &str) -> heapless::String<N> {
+    let mut clipped = heapless::String::new();
+    for char in text.chars() {
+        if clipped.push(char).is_err() {
+            break;
+        }
+    }
+    clipped
+}
+
+/// Asks the guest's init to go down; it then ends the agent too.
+fn power_off() {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    tracing::info!("The node powers the guest off");
+    let ours = std::fs::read_to_string("/proc/1/comm").is_ok_and(|comm| matches!(comm.trim(), "init" | "vma"));
+    if !ours && std::process::Command::new("/sbin/poweroff").spawn().is_ok() {
+        return;
+    }
+    if let Err(error) = kill(Pid::from_raw(1), Signal::SIGPWR) {
+        tracing::error!(%error, "Cannot power the guest off");
+    }
+}

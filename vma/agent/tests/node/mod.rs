@@ -1,0 +1,243 @@
+//! A node's side of the agent's socket, and a real client of its sessions, for tests.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+use vma_proto::{Decoder, FromVma, Kind, MAX_FRAME, Open, Ticket, ToVma};
+
+/// For every wait: a machine under load is slow, and a failure is one all the same.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+static DISPLAYS: AtomicU16 = AtomicU16::new(0);
+
+/// Displays that no other test, nor another run of these tests, uses.
+fn display() -> u16 {
+    200 + (std::process::id() % 800) as u16 + DISPLAYS.fetch_add(1, Ordering::Relaxed) * 800 % 1700
+}
+
+/// The agent under test.
+pub struct Agent {
+    child: Child,
+    starts: PathBuf,
+}
+
+impl Agent {
+    /// Runs it with this nxagent; its desktop only notes that it was started.
+    pub fn start(dir: &Path, nxagent: &str) -> Self {
+        let (desktop, starts) = (dir.join("desktop"), dir.join("starts"));
+        fs::write(&desktop, format!("#!/bin/sh\necho $DISPLAY >>{}\nexec sleep 600\n", starts.display())).expect("desktop");
+        fs::set_permissions(&desktop, fs::Permissions::from_mode(0o755)).expect("mode");
+        let child = Command::new(env!("CARGO_BIN_EXE_vma"))
+            .arg("--as-self")
+            .arg("--socket")
+            .arg(dir.join("vma.sock"))
+            .arg("--run")
+            .arg(dir.join("run"))
+            .args(["--nxagent", nxagent, "--display", &display().to_string(), "--desktop"])
+            .arg(&desktop)
+            .spawn()
+            .expect("the agent starts");
+        Self { child, starts }
+    }
+
+    /// Until the desktop has been started so many times in all.
+    #[track_caller]
+    pub fn wait_for_desktop(&self, times: usize) {
+        wait("the desktop", || fs::read_to_string(&self.starts).is_ok_and(|text| text.lines().count() == times));
+    }
+
+    /// Ends it in order.
+    pub fn terminate(mut self) -> ExitStatus {
+        signal(&self.child, nix::sys::signal::Signal::SIGTERM);
+        let mut status = None;
+        wait("the agent's end", || {
+            status = self.child.try_wait().expect("status");
+            status.is_some()
+        });
+        status.expect("ended")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        signal(&self.child, nix::sys::signal::Signal::SIGTERM);
+        let _ended = self.child.wait();
+    }
+}
+
+fn signal(child: &Child, signal: nix::sys::signal::Signal) {
+    let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal);
+}
+
+#[track_caller]
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        thread::yield_now();
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// The node's daemon.
+pub struct Node {
+    listener: UnixListener,
+    control: UnixStream,
+    decoder: Decoder,
+    pending: Vec<u8>,
+}
+
+impl Node {
+    /// Makes the socket anew and waits for the agent.
+    pub fn listen(dir: &Path) -> Self {
+        let path = dir.join("vma.sock");
+        let _none = fs::remove_file(&path);
+        let listener = UnixListener::bind(path).expect("bind");
+        let (control, _) = listener.accept().expect("the agent connects");
+        control.set_read_timeout(Some(PATIENCE)).expect("time-out");
+        Self { listener, control, decoder: Decoder::default(), pending: vec![] }
+    }
+
+    /// Reads Hello.
+    #[track_caller]
+    pub fn hello(&mut self) {
+        let message = self.next();
+        assert!(matches!(message, FromVma::Hello { .. }), "{message:?}");
+    }
+
+    /// The agent's next message.
+    #[track_caller]
+    pub fn next(&mut self) -> FromVma {
+        loop {
+            if let Some(frame) = self.take() {
+                return frame;
+            }
+            let mut buffer = [0; 4096];
+            let n = self.control.read(&mut buffer).expect("a message");
+            assert!(n > 0, "the agent closed the connection");
+            self.pending.extend(&buffer[..n]);
+        }
+    }
+
+    fn take(&mut self) -> Option<FromVma> {
+        while !self.pending.is_empty() {
+            let (used, frame) = self.decoder.push(&self.pending);
+            self.pending.drain(..used);
+            if let Some(frame) = frame {
+                return Some(frame.expect("a good frame"));
+            }
+        }
+        None
+    }
+
+    /// Reads up to this message; another answer on the way is a failure.
+    #[track_caller]
+    pub fn until(&mut self, wanted: &FromVma) {
+        loop {
+            let message = self.next();
+            if message == *wanted {
+                return;
+            }
+            assert!(matches!(message, FromVma::State(_) | FromVma::GoingDown), "{message:?} before {wanted:?}");
+        }
+    }
+
+    /// Sends a message.
+    pub fn send(&mut self, message: &ToVma) {
+        let mut buffer = [0; MAX_FRAME];
+        self.control.write_all(vma_proto::encode(message, &mut buffer).expect("encodes")).expect("sent");
+    }
+
+    /// Opens a session and returns its connection.
+    #[track_caller]
+    pub fn session(&mut self, ticket: Ticket, resumed: bool) -> UnixStream {
+        self.send(&open(ticket, Kind::Nx, &[("qvd.client.link", "lan"), ("qvd.client.geometry", "800x600")]));
+        self.until(&FromVma::Opened { ticket, resumed });
+        let (mut stream, _) = self.listener.accept().expect("session connection");
+        let mut decoder = Decoder::default();
+        loop {
+            // Byte by byte: what follows the frame is the session's.
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("the ticket");
+            if let (_, Some(frame)) = decoder.push::<FromVma>(&byte) {
+                assert_eq!(frame, Ok(FromVma::Session(ticket)));
+                return stream;
+            }
+        }
+    }
+}
+
+/// A request for a session.
+pub fn open(ticket: Ticket, kind: Kind, params: &[(&str, &str)]) -> ToVma {
+    let pairs = params.iter().map(|(k, v)| ((*k).try_into().expect("short"), (*v).try_into().expect("short")));
+    ToVma::Open(Open { ticket, kind, params: pairs.collect() })
+}
+
+/// A real NX client: nxproxy in front of a virtual display. Dropped, it dies without a word.
+pub struct Client {
+    display: Child,
+    proxy: Child,
+}
+
+impl Client {
+    /// Connects it to a session's bytes.
+    pub fn connect(dir: &Path, session: UnixStream) -> Self {
+        let number = display();
+        let display = Command::new("/usr/bin/Xvfb")
+            .args([&format!(":{number}"), "-screen", "0", "1024x768x24", "-nolisten", "tcp"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Xvfb");
+        wait("Xvfb", || UnixStream::connect(format!("/tmp/.X11-unix/X{number}")).is_ok());
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let log = fs::File::create(dir.join(format!("nxproxy-{number}.log"))).expect("log");
+        let proxy = Command::new("/usr/bin/nxproxy")
+            .args(["-S", &format!("nx/nx,connect=tcp:127.0.0.1:{port},retry=5:{number}")])
+            .env("DISPLAY", format!(":{number}"))
+            .env("NX_ROOT", dir)
+            .env("HOME", dir)
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("nxproxy");
+        let (client, _) = listener.accept().expect("nxproxy connects");
+        relay(client, session);
+        Self { display, proxy }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for child in [&mut self.proxy, &mut self.display] {
+            let _killed = child.kill();
+            let _ended = child.wait();
+        }
+    }
+}
+
+fn relay(client: TcpStream, session: UnixStream) {
+    let (mut from_client, mut to_session) = (client.try_clone().expect("clone"), session.try_clone().expect("clone"));
+    let (mut from_session, mut to_client) = (session, client);
+    thread::spawn(move || {
+        let _ended = io::copy(&mut from_client, &mut to_session);
+        let _closed = to_session.shutdown(std::net::Shutdown::Both);
+    });
+    thread::spawn(move || {
+        let _ended = io::copy(&mut from_session, &mut to_client);
+        let _closed = to_client.shutdown(std::net::Shutdown::Both);
+    });
+}
