@@ -60,7 +60,7 @@ pub enum ConnectAnswer {
         /// Texts of the 102s, in order.
         progress: Vec<String>,
         /// The session's bytes.
-        session: Session,
+        session: Box<Session>,
     },
     /// Any other final status.
     Refused {
@@ -129,7 +129,7 @@ impl Client {
             if status == 101 {
                 return Ok(ConnectAnswer::Open {
                     progress,
-                    session: Session { runtime: Arc::clone(&self.runtime), stream },
+                    session: Box::new(Session { runtime: Arc::clone(&self.runtime), stream }),
                 });
             }
             let (status, body) = read_body(&mut stream, status, length, early).await?;
@@ -138,7 +138,7 @@ impl Client {
     }
 
     /// Like [`Client::connect`], where anything but a session is an error.
-    pub fn session(&self, vm: u32, params: &[(&str, &str)]) -> Result<(Vec<String>, Session), LabError> {
+    pub fn session(&self, vm: u32, params: &[(&str, &str)]) -> Result<(Vec<String>, Box<Session>), LabError> {
         match self.connect(vm, params)? {
             ConnectAnswer::Open { progress, session } => Ok((progress, session)),
             ConnectAnswer::Refused { status, body } => Err(self.unexpected(status, &body, "101 Switching Protocols")),
@@ -180,8 +180,8 @@ impl Session {
     /// Waits for some bytes, at most `limit` long; empty at the end of the stream.
     pub fn receive(&mut self, limit: Duration) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; 64 << 10];
-        let work = timeout(limit, self.stream.read(&mut bytes));
-        let got = self.runtime.block_on(async { work.await })?;
+        // The timer must be made inside the runtime.
+        let got = self.runtime.block_on(async { timeout(limit, self.stream.read(&mut bytes)).await })?;
         // A peer that closes without a TLS close_notify ends the stream all the same.
         let len = got.or_else(|e| if e.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(e) })?;
         bytes.truncate(len);

@@ -54,12 +54,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts store and node, and adds OS flavour, image, user and VM while the node boots. `step` hears what is done.
-    pub fn start(
-        lab: Lab,
-        images: &Images,
-        firmware: Firmware,
-        step: &mut dyn FnMut(&str),
-    ) -> Result<Self, LabError> {
+    pub fn start(lab: Lab, images: &Images, firmware: Firmware, step: &mut dyn FnMut(&str)) -> Result<Self, LabError> {
         let store = lab.store()?;
         step("the store runs");
         let seed = store.seed("node1")?;
@@ -102,7 +97,11 @@ impl Cluster {
                 return Err(LabError::Ended { program, status: status.to_string(), what: "Ready".to_owned(), log });
             }
             if Instant::now() > end {
-                return Err(LabError::Timeout { what: format!("the node's Ready (the store sees: {row})"), limit: BOOT_LIMIT, log });
+                return Err(LabError::Timeout {
+                    what: format!("the node's Ready (the store sees: {row})"),
+                    limit: BOOT_LIMIT,
+                    log,
+                });
             }
             std::thread::sleep(Duration::from_millis(100));
         }

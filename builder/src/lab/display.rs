@@ -94,9 +94,10 @@ pub struct NxProxy {
 
 impl NxProxy {
     /// Connects `nxproxy -S` on `display` to the session.
-    pub fn start(lab: &Lab, display: &Display, session: Session) -> Result<Self, LabError> {
+    pub fn start(lab: &Lab, display: &Display, session: Box<Session>) -> Result<Self, LabError> {
         let peer = || "the NX client".to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(|source| LabError::Connection { peer: peer(), source })?;
+        let listener =
+            TcpListener::bind("127.0.0.1:0").map_err(|source| LabError::Connection { peer: peer(), source })?;
         let address = listener.local_addr().map_err(|source| LabError::Connection { peer: peer(), source })?;
         session.relay_to(listener).map_err(|source| LabError::Connection { peer: peer(), source })?;
         let home: PathBuf = lab.path("nx");

@@ -184,7 +184,7 @@ impl Files {
             seed: boot.seed.as_ref().map(|_| path("seed.toml")),
         };
         if !files.disk.exists() {
-            let image = file("find", &boot.image, |p| std::fs::canonicalize(p))?;
+            let image = file("find", &boot.image, std::fs::canonicalize)?;
             overlay(&image, &files.disk, boot.disk_gib)?;
         }
         if boot.firmware == Firmware::Uefi && !files.vars.exists() {
