@@ -3,8 +3,11 @@
 //! Same input, same bytes: nothing here looks at the clock, the environment, the user, the umask or
 //! the number of processors, and no process is started.
 
+pub mod cpio;
+pub mod gpt;
 pub mod squashfs;
 pub mod tree;
+pub mod uki;
 pub mod verity;
 
 pub use tree::{Content, Entry, Kind, Tree, TreeError};
