@@ -6,10 +6,15 @@
 
 pub mod apt;
 pub mod cache;
+pub mod closure;
+pub mod deb;
+pub mod elf;
 pub mod error;
 pub mod fetch;
+pub mod lab;
 pub mod lock;
 pub mod mirror;
+pub mod pool;
 pub mod recipe;
 pub mod report;
 

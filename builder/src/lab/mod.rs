@@ -182,6 +182,10 @@ pub fn free_port() -> Result<u16, LabError> {
 }
 
 /// Runs one file operation and names it in its error.
-fn file<'p, T>(action: &'static str, path: &'p Path, op: impl FnOnce(&'p Path) -> io::Result<T>) -> Result<T, LabError> {
+fn file<'p, T>(
+    action: &'static str,
+    path: &'p Path,
+    op: impl FnOnce(&'p Path) -> io::Result<T>,
+) -> Result<T, LabError> {
     op(path).map_err(|source| LabError::File { action, path: path.to_owned(), source })
 }
