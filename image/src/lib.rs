@@ -4,6 +4,7 @@
 //! the number of processors, and no process is started.
 
 pub mod cpio;
+pub mod fat;
 pub mod gpt;
 pub mod squashfs;
 pub mod tree;
