@@ -151,21 +151,15 @@ impl Member {
         };
         let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
         match (read(&file.certificate), read(&file.ca)) {
-            (Ok(certificate), Ok(ca)) => {
-                Ok(Some(Arc::new(Self { host: file.host, name: file.name, certificate, ca })))
-            }
+            (Ok(certificate), Ok(ca)) => Ok(Some(Arc::new(Self { host: file.host, name: file.name, certificate, ca }))),
             _ => Err(IdentityError::Certificate { path }),
         }
     }
 
     /// Keeps what the store answered to a join.
     pub fn keep(paths: &Paths, joined: Joined) -> Result<Arc<Self>, IdentityError> {
-        let member = Self {
-            host: joined.host,
-            name: joined.name,
-            certificate: joined.certificate.into(),
-            ca: joined.ca.into(),
-        };
+        let member =
+            Self { host: joined.host, name: joined.name, certificate: joined.certificate.into(), ca: joined.ca.into() };
         let path = member_path(paths);
         let (certificate, ca) = (pem(&member.certificate), pem(&member.ca));
         let file = MemberFile { host: member.host, name: member.name.clone(), certificate, ca };

@@ -1,0 +1,81 @@
+//! What is known in the daemon, for all tasks to watch. Each value has one writer.
+
+use crate::{guests::Reports, identity::Member, verdict::Verdict};
+use model::{
+    VmId,
+    key::Config,
+    sync::{Desired, SessionReport},
+};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::{broadcast, watch};
+
+/// Sessions of this node's router, by their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sessions {
+    /// A router has told its sessions, or none came in time: what is missing here does not exist. Until
+    /// then the store is not told that all sessions are reported, else a restart of this daemon
+    /// would end sessions that go on in the router.
+    pub settled: bool,
+    /// Sessions in any state but disconnected.
+    pub live: BTreeMap<u64, SessionReport>,
+}
+
+/// A session that must end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abort {
+    /// With which VM.
+    pub vm: VmId,
+    /// Why, for the user.
+    pub reason: String,
+}
+
+/// The daemon's knowledge.
+#[derive(Debug)]
+pub struct Board {
+    /// Membership in the cluster; written by the cluster task.
+    pub member: watch::Sender<Option<Arc<Member>>>,
+    /// What the store wants, or wanted when it was last heard of; written by the cluster task.
+    pub desired: watch::Sender<Option<Arc<Desired>>>,
+    /// Key that verifies grants, empty before it is known; written by the cluster task.
+    pub grant_key: watch::Sender<Vec<u8>>,
+    /// Whether the store can be reached now; written by the cluster task.
+    pub online: watch::Sender<bool>,
+    /// Whether the store has welcomed this node since this daemon started; written by the cluster task.
+    pub welcomed: watch::Sender<bool>,
+    /// Sessions; written by the router task.
+    pub sessions: watch::Sender<Sessions>,
+    /// The node's state; written by the verdict task.
+    pub verdict: watch::Sender<Verdict>,
+    /// The node goes down: no new guests, no new sessions; written by main.
+    pub stopping: watch::Sender<bool>,
+    /// Sessions to cut; sent by the cluster task.
+    pub aborts: broadcast::Sender<Abort>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            member: watch::Sender::default(),
+            desired: watch::Sender::default(),
+            grant_key: watch::Sender::default(),
+            online: watch::Sender::default(),
+            welcomed: watch::Sender::default(),
+            sessions: watch::Sender::default(),
+            verdict: watch::Sender::default(),
+            stopping: watch::Sender::default(),
+            aborts: broadcast::Sender::new(64),
+        }
+    }
+}
+
+impl Board {
+    /// The configuration wanted, or the defaults.
+    pub fn config(&self) -> Config {
+        self.desired.borrow().as_ref().map(|d| d.config.clone()).unwrap_or_default()
+    }
+}
+
+/// States of this node's guests, for the router.
+pub fn guest_states(reports: &Reports) -> Vec<(VmId, model::state::VmState)> {
+    reports.values().map(|r| (r.vm, r.state)).collect()
+}

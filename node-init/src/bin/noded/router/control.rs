@@ -1,0 +1,218 @@
+//! The control socket: tells the router its configuration and the guests, takes its sessions, counts
+//! and calls.
+//!
+//! Sessions belong to the connection that told them: when a router dies, its sessions are over.
+
+use super::place;
+use crate::{
+    board::{Abort, Board, Sessions, guest_states},
+    guests::Reports,
+    identity::{self, NodeKey},
+    report::chain,
+    sync::Store,
+    wire::{Wire, WireError},
+};
+use model::{
+    local::{RouterConfig, ToNoded, ToRouter},
+    paths,
+    state::UserState,
+    sync::{RouterTls, SessionReport},
+};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use tokio::{
+    net::UnixStream,
+    sync::{Semaphore, broadcast::error::RecvError, mpsc, watch},
+};
+
+/// How long a router that lives may take to connect again after this daemon started.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Calls of one router that wait at the same time.
+const CALLS: usize = 128;
+/// The longest frame a router sends: Hello with some ten thousand sessions.
+const FRAME: usize = 1 << 20;
+
+/// What the control task works with.
+#[derive(Clone)]
+pub struct Control {
+    /// The daemon's knowledge.
+    pub board: Arc<Board>,
+    /// The node's key, for other nodes' routers.
+    pub key: Arc<NodeKey>,
+    /// The store.
+    pub store: Store,
+    /// Guests' reports.
+    pub guests: watch::Receiver<Reports>,
+}
+
+impl Control {
+    /// Binds the socket and serves it for ever.
+    pub fn start(self, paths: &crate::paths::Paths) -> io::Result<()> {
+        let listener = place::bind(&paths.at(paths::ROUTER_SOCKET))?;
+        let board = self.board.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLE).await;
+            settle(&board);
+        });
+        tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(self.clone().serve(stream))),
+                    Err(error) => {
+                        tracing::error!(error = %chain(&error), "Cannot accept the router");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn serve(self, stream: UnixStream) {
+        let mut own = BTreeSet::new();
+        let error = match self.exchange(stream, &mut own).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        if !own.is_empty() || !matches!(error, WireError::Closed) {
+            tracing::warn!(error = %chain(&error), sessions = own.len(), "A router is gone");
+        }
+        self.board.sessions.send_modify(|s| s.live.retain(|id, _| !own.contains(id)));
+    }
+
+    async fn exchange(
+        &self,
+        stream: UnixStream,
+        own: &mut BTreeSet<u64>,
+    ) -> Result<std::convert::Infallible, WireError> {
+        let mut wire = Wire::with_limit(stream, FRAME);
+        let mut config = ConfigWatch::new(self);
+        let mut guests = self.guests.clone();
+        let mut aborts = self.board.aborts.subscribe();
+        let (replies, mut replied) = mpsc::channel(CALLS);
+        let free = Arc::new(Semaphore::new(CALLS));
+        let (mut last_config, mut last_guests) = (None, None);
+        loop {
+            let now = config.now(self);
+            if last_config.as_ref() != Some(&now) {
+                wire.send(&ToRouter::Config(Box::new(now.clone()))).await?;
+                last_config = Some(now);
+            }
+            let states = guest_states(&guests.borrow_and_update());
+            if last_guests.as_ref() != Some(&states) {
+                wire.send(&ToRouter::Guests(states.clone())).await?;
+                last_guests = Some(states);
+            }
+            // Cancel-safe: receives take nothing unless they complete; changes are read again above.
+            tokio::select! {
+                word = wire.recv() => match word? {
+                    ToNoded::Call(number, call) => {
+                        // Waits when too many calls are open: the router's own queue grows, not ours.
+                        let Ok(permit) = free.clone().acquire_owned().await else { continue };
+                        let (store, replies) = (self.store.clone(), replies.clone());
+                        tokio::spawn(async move {
+                            let reply = store.call(call).await;
+                            // A router that is gone needs no answer.
+                            replies.send((number, reply)).await.ok();
+                            drop(permit);
+                        });
+                    }
+                    word => self.hear(word, own),
+                },
+                Some((number, reply)) = replied.recv() => wire.send(&ToRouter::Reply(number, reply)).await?,
+                abort = aborts.recv() => match abort {
+                    Ok(Abort { vm, reason }) => wire.send(&ToRouter::Abort { vm, reason }).await?,
+                    Err(RecvError::Lagged(missed)) => tracing::error!(missed, "Sessions to cut were missed"),
+                    Err(RecvError::Closed) => return Err(WireError::Closed),
+                },
+                () = config.changed() => {}
+                Ok(()) = guests.changed() => {}
+            }
+        }
+    }
+
+    fn hear(&self, word: ToNoded, own: &mut BTreeSet<u64>) {
+        match word {
+            ToNoded::Hello { sessions } => {
+                tracing::info!(sessions = sessions.len(), "The router is here");
+                sessions.into_iter().for_each(|report| self.session(report, own));
+                settle(&self.board);
+            }
+            ToNoded::Session(report) => self.session(report, own),
+            ToNoded::Counters(counters) => self.store.count(counters),
+            ToNoded::Listening(Ok(address)) => tracing::info!(%address, "The router listens"),
+            ToNoded::Listening(Err(error)) => tracing::error!(error, "The router cannot listen"),
+            ToNoded::Call(..) => unreachable!("calls are taken by the caller"),
+        }
+    }
+
+    fn session(&self, report: SessionReport, own: &mut BTreeSet<u64>) {
+        let id = report.session;
+        let over = report.state == UserState::Disconnected;
+        if over {
+            own.remove(&id)
+        } else {
+            own.insert(id)
+        };
+        self.board.sessions.send_modify(|s: &mut Sessions| {
+            if over {
+                s.live.remove(&id)
+            } else {
+                s.live.insert(id, report)
+            };
+        });
+    }
+}
+
+fn settle(board: &Board) {
+    board.sessions.send_if_modified(|s| !std::mem::replace(&mut s.settled, true));
+}
+
+/// Wakes when anything of the router's configuration may have changed.
+struct ConfigWatch {
+    member: watch::Receiver<Option<Arc<identity::Member>>>,
+    desired: watch::Receiver<Option<Arc<model::sync::Desired>>>,
+    online: watch::Receiver<bool>,
+    verdict: watch::Receiver<crate::verdict::Verdict>,
+}
+
+impl ConfigWatch {
+    fn new(control: &Control) -> Self {
+        let board = &control.board;
+        Self {
+            member: board.member.subscribe(),
+            desired: board.desired.subscribe(),
+            online: board.online.subscribe(),
+            verdict: board.verdict.subscribe(),
+        }
+    }
+
+    /// Cancel-safe: only waits.
+    async fn changed(&mut self) {
+        // The board lives as long as the daemon, so no watch ends.
+        tokio::select! {
+            Ok(()) = self.member.changed() => {}
+            Ok(()) = self.desired.changed() => {}
+            Ok(()) = self.online.changed() => {}
+            Ok(()) = self.verdict.changed() => {}
+        }
+    }
+
+    fn now(&mut self, control: &Control) -> RouterConfig {
+        let member = self.member.borrow_and_update().clone();
+        let desired = self.desired.borrow_and_update().clone();
+        let peer = |m: &Arc<identity::Member>| RouterTls {
+            chain: identity::pem(&m.certificate) + &identity::pem(&m.ca),
+            key: control.key.pem(),
+        };
+        RouterConfig {
+            host: member.as_ref().map(|m| m.host),
+            state: self.verdict.borrow_and_update().state,
+            blocked: desired.as_ref().is_some_and(|d| d.blocked),
+            store_online: *self.online.borrow_and_update(),
+            config: desired.as_ref().map(|d| d.config.clone()).unwrap_or_default(),
+            tls: desired.as_ref().map(|d| d.router_tls.clone()).unwrap_or_default(),
+            peer_tls: member.as_ref().map(peer).unwrap_or_default(),
+            ca: member.as_ref().map(|m| identity::pem(&m.ca)).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Calls of the router to the store, and counts, on their way through the cluster task.
+
+use model::sync::{Call, Counters, Refusal, Reply};
+use std::{collections::HashMap, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+/// How long the store may take with a call; checking a password is slow on purpose.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Calls that wait at most; more are refused.
+const WAITING: usize = 256;
+
+/// Handle to the store for the rest of the daemon.
+#[derive(Clone, Debug)]
+pub struct Store {
+    calls: mpsc::Sender<Asked>,
+    counts: mpsc::UnboundedSender<Counters>,
+}
+
+/// A call and where its answer goes.
+pub type Asked = (Call, oneshot::Sender<Reply>);
+
+impl Store {
+    /// A handle, and the cluster task's end of it.
+    pub fn new() -> (Self, Talk) {
+        let (calls, asked) = mpsc::channel(WAITING);
+        let (counts, counted) = mpsc::unbounded_channel();
+        (Self { calls, counts }, Talk { asked, counted, counters: Counters::default(), pending: Pending::default() })
+    }
+
+    /// Asks the store. Away, silent or overloaded, the answer is a refusal: there is always one.
+    pub async fn call(&self, call: Call) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        if self.calls.try_send((call, reply)).is_err() {
+            return Reply::Refused(Refusal::Other("The node is overloaded: try again in a moment".to_owned()));
+        }
+        match timeout(ANSWER, answer).await {
+            Ok(Ok(reply)) => reply,
+            _ => Reply::Refused(Refusal::StoreAway),
+        }
+    }
+
+    /// Counts towards the store's statistics; kept while the store is away.
+    pub fn count(&self, counters: Counters) {
+        // The receiver ends with the daemon.
+        self.counts.send(counters).ok();
+    }
+}
+
+/// The cluster task's end.
+#[derive(Debug)]
+pub struct Talk {
+    /// Calls asked.
+    pub asked: mpsc::Receiver<Asked>,
+    /// Counts to be added to `counters`.
+    pub counted: mpsc::UnboundedReceiver<Counters>,
+    /// Counts that the store has not got yet.
+    pub counters: Counters,
+    /// Calls sent.
+    pub pending: Pending,
+}
+
+impl Talk {
+    /// Does `work` while there is no link: every call is answered at once that the store is away.
+    pub async fn away<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            // Cancel-safe: a receive takes nothing unless it completes, and the work is pinned outside.
+            tokio::select! {
+                done = &mut work => return done,
+                Some((_, reply)) = self.asked.recv() => drop(reply.send(Reply::Refused(Refusal::StoreAway))),
+            }
+        }
+    }
+
+    /// The link broke: what was asked over it has no answer.
+    pub fn broken(&mut self) {
+        self.pending.refuse_all();
+    }
+
+    /// Adds counts.
+    pub fn add(&mut self, more: Counters) {
+        let sum = &mut self.counters;
+        for (field, more) in [
+            (&mut sum.http_requests, more.http_requests),
+            (&mut sum.auth_attempts, more.auth_attempts),
+            (&mut sum.auth_ok, more.auth_ok),
+            (&mut sum.nx_attempts, more.nx_attempts),
+            (&mut sum.nx_ok, more.nx_ok),
+            (&mut sum.short_sessions, more.short_sessions),
+        ] {
+            *field = field.saturating_add(more);
+        }
+    }
+}
+
+/// Calls sent and not answered.
+#[derive(Debug, Default)]
+pub struct Pending {
+    last: u64,
+    waiting: HashMap<u64, oneshot::Sender<Reply>>,
+}
+
+impl Pending {
+    /// Gives a call its number. Those that nobody waits for any more are forgotten.
+    pub fn number(&mut self, reply: oneshot::Sender<Reply>) -> u64 {
+        self.waiting.retain(|_, reply| !reply.is_closed());
+        self.last += 1;
+        self.waiting.insert(self.last, reply);
+        self.last
+    }
+
+    /// Hands an answer to whoever asked; one to no question of ours is dropped.
+    pub fn answer(&mut self, number: u64, reply: Reply) {
+        if let Some(asker) = self.waiting.remove(&number) {
+            // The asker may have given up in this very moment.
+            asker.send(reply).ok();
+        }
+    }
+
+    fn refuse_all(&mut self) {
+        for (_, asker) in self.waiting.drain() {
+            asker.send(Reply::Refused(Refusal::StoreAway)).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::UserId;
+
+    #[tokio::test]
+    async fn a_call_while_the_store_is_away_is_refused_at_once() {
+        let (store, mut talk) = Store::new();
+        let asked = store.call(Call::List { user: UserId(1) });
+        let reply = talk.away(asked).await;
+        assert_eq!(reply, Reply::Refused(Refusal::StoreAway));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_counts_as_away_and_its_late_answer_goes_nowhere() {
+        let (store, mut talk) = Store::new();
+        let asker = tokio::spawn(async move { store.call(Call::List { user: UserId(1) }).await });
+        let (_, reply) = talk.asked.recv().await.expect("asked");
+        let number = talk.pending.number(reply);
+        assert_eq!(asker.await.expect("ends"), Reply::Refused(Refusal::StoreAway));
+        talk.pending.answer(number, Reply::Stopping);
+        assert_eq!(talk.pending.waiting.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn answers_reach_their_askers_in_any_order() {
+        let (_, mut talk) = Store::new();
+        let (a, got_a) = oneshot::channel();
+        let (b, got_b) = oneshot::channel();
+        let (a, b) = (talk.pending.number(a), talk.pending.number(b));
+        talk.pending.answer(b, Reply::Stopping);
+        talk.pending.answer(77, Reply::Stopping);
+        talk.pending.answer(a, Reply::Vms(vec![]));
+        assert_eq!((got_a.await, got_b.await), (Ok(Reply::Vms(vec![])), Ok(Reply::Stopping)));
+    }
+
+    #[test]
+    fn counts_add_up() {
+        let (_, mut talk) = Store::new();
+        let one = Counters { auth_ok: 1, nx_ok: u32::MAX, ..Counters::default() };
+        talk.add(one);
+        talk.add(one);
+        assert_eq!(talk.counters, Counters { auth_ok: 2, nx_ok: u32::MAX, ..Counters::default() });
+    }
+}
