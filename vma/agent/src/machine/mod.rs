@@ -376,6 +376,7 @@ impl Machine {
                     return vec![];
                 }
                 self.state = Session::Starting;
+                self.entered = now;
                 self.hup = Hup::Sent(now);
                 self.next_probe = now + PROBE;
                 vec![Effect::Resume]
@@ -391,8 +392,7 @@ impl Machine {
     fn limits(&mut self, now: Now) -> Vec<Effect> {
         let age = now.saturating_sub(self.entered);
         match self.state {
-            // A hang-up may just have moved it here; its time begins with this step's end.
-            Session::Starting if age >= START_LIMIT && self.hup != Hup::Sent(now) => self.start_failed(),
+            Session::Starting if age >= START_LIMIT => self.start_failed(),
             Session::Listening if age >= LISTEN_LIMIT => self.terminate(),
             Session::Suspending if age >= SUSPEND_LIMIT => self.terminate(),
             Session::Stopping if age >= STOP_LIMIT => {

@@ -37,7 +37,8 @@ impl Agent {
     /// Runs it with this nxagent; its desktop only notes that it was started.
     pub fn start(dir: &Path, nxagent: &str) -> Self {
         let (desktop, starts) = (dir.join("desktop"), dir.join("starts"));
-        fs::write(&desktop, format!("#!/bin/sh\necho $DISPLAY >>{}\nexec sleep 600\n", starts.display())).expect("desktop");
+        fs::write(&desktop, format!("#!/bin/sh\necho $DISPLAY >>{}\nexec sleep 600\n", starts.display()))
+            .expect("desktop");
         fs::set_permissions(&desktop, fs::Permissions::from_mode(0o755)).expect("mode");
         let child = Command::new(env!("CARGO_BIN_EXE_vma"))
             .arg("--as-self")
