@@ -160,7 +160,6 @@ pub fn write_new(
         at += sectors;
     }
     let mut table = Table { gpt };
-    GPT::write_protective_mbr_into(disk, SECTOR).map_err(GptError::Write)?;
     table.write(disk)?;
     Ok(table.partitions())
 }
@@ -301,12 +300,13 @@ impl Table {
         Ok(())
     }
 
-    /// Writes both copies of the table. The caller syncs, and asks the kernel to read it again.
+    /// Writes both copies of the table and the protective MBR in front of them. The caller syncs, and asks the kernel to read it again.
     ///
     /// # Errors
     /// When the disk cannot be written.
     pub fn write(&mut self, disk: &mut (impl Write + Seek)) -> Result<(), GptError> {
         self.gpt.write_into(disk).map_err(GptError::Write)?;
+        GPT::write_protective_mbr_into(disk, self.gpt.sector_size).map_err(GptError::Write)?;
         disk.flush().map_err(|source| GptError::Disk { action: "flush", source })
     }
 
@@ -399,7 +399,6 @@ mod tests {
         table.grow(&mut disk).unwrap();
         table.add_state(Uuid::from_u128(5)).unwrap();
         table.write(&mut disk).unwrap();
-        GPT::write_protective_mbr_into(&mut disk, SECTOR).unwrap();
         check_with_sgdisk(disk.get_ref());
     }
 

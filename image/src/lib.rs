@@ -4,8 +4,10 @@
 //! the number of processors, and no process is started.
 
 pub mod cpio;
+pub mod disk;
 pub mod fat;
 pub mod gpt;
+pub mod manifest;
 pub mod squashfs;
 pub mod tree;
 pub mod uki;
