@@ -171,7 +171,6 @@ impl Object {
                 ("di_tag", Text),
                 ("di", Text),
                 ("ip", Address),
-                ("mac", Text),
                 ("host", Text),
                 ("host_id", Number),
                 ("state", VmState),
