@@ -1,0 +1,57 @@
+//! From the kernel's hand-over to running services, top to bottom. Each phase has a name, a time limit and an entry in
+//! the boot timeline, and gives what a later phase needs.
+
+mod cgroups;
+mod cmdline;
+mod disk;
+mod mounts;
+mod phases;
+mod seed;
+mod settings;
+mod smbios;
+mod state;
+mod verity_root;
+
+pub use cgroups::Cgroups;
+pub use phases::TimelineFile;
+pub use seed::Source as Seed;
+pub use state::State;
+
+use crate::devices::Devices;
+use crate::fail::Failure;
+use crate::supervise;
+use phases::Phases;
+use std::convert::Infallible;
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_secs(30);
+/// Until a disk has spun up and answered.
+const ROOT: Duration = Duration::from_secs(60);
+/// A file system check of a large disk takes its time.
+const STATE: Duration = Duration::from_secs(660);
+
+/// In the initrd: finds the root, checks it, and hands over to the `node-init` that lies on it.
+pub fn initrd() -> Result<Infallible, Failure> {
+    mounts::kernel_interfaces()?; // before the first word of log: /dev/kmsg and /dev/console are in them
+    let mut phases = Phases::begin();
+    let cmdline = phases.run("cmdline", SHORT, cmdline::read)?;
+    let mut devices = phases.run("modules", SHORT, || Ok(Devices::open()?))?;
+    let disk = phases.run("find-root", ROOT + SHORT, || verity_root::find(&cmdline, &mut devices, ROOT))?;
+    let root = phases.run("verity", SHORT, || verity_root::open(&cmdline, &disk, &mut devices))?;
+    drop(devices); // its index is memory that the next program has better use for
+    phases.run("switch-root", SHORT, || mounts::switch_to(&root))
+}
+
+/// On the root: everything else. Ends with the machine.
+pub fn boot() -> Result<Infallible, Failure> {
+    let mut phases = Phases::go_on();
+    let mounted = phases.run("mounts", SHORT, mounts::the_rest)?;
+    phases.run("settings", SHORT, || settings::apply(&mounted))?;
+    let cgroups = phases.run("cgroups", SHORT, || cgroups::claim(&mounted))?; // before the first child, so that none escapes
+    let devices = phases.run("devices", SHORT, || Ok(supervise::start_devices(&cgroups)?))?; // goes on beside us
+    let disk = phases.run("root-disk", SHORT, || disk::of_root(&cmdline::read()?))?;
+    let state = phases.run("state", STATE, || state::open(&disk))?;
+    let seed = phases.run("seed", SHORT, || seed::find(&mounted))?;
+    phases.run("services", SHORT, || Ok(()))?;
+    supervise::run(phases.into_timeline(), cgroups, devices, state, seed)
+}

@@ -1,0 +1,142 @@
+//! What is mounted before anything else can be.
+
+use super::phases::BootError;
+use crate::fail::{Failure, chain};
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::path::Path;
+use sys::mount::{MsFlags, is_mount_point, mount, move_to};
+
+/// Proof that the kernel's file systems are in place.
+pub struct Mounted(());
+
+const STRICT: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+
+/// Type, where, flags, options.
+type Entry = (&'static str, &'static str, MsFlags, &'static str);
+
+const EARLY: &[Entry] = &[
+    ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
+    ("proc", "/proc", STRICT, ""),
+    ("sysfs", "/sys", STRICT, ""),
+    ("tmpfs", "/run", NO_DEVICES, "mode=0755,size=25%"),
+];
+
+const LATER: &[Entry] = &[
+    ("tmpfs", "/tmp", NO_DEVICES, "mode=1777,size=25%"),
+    ("tmpfs", "/var", NO_DEVICES, "mode=0755,size=10%"),
+    ("cgroup2", "/sys/fs/cgroup", STRICT, "nsdelegate,memory_recursiveprot"),
+    ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "mode=0620,gid=5,ptmxmode=0666"),
+    ("tmpfs", "/dev/shm", NO_DEVICES, "mode=1777"),
+];
+
+/// Mounted where the kernel has them: neither a machine without UEFI nor one without pstore is broken.
+const OPTIONAL: &[Entry] =
+    &[("efivarfs", "/sys/firmware/efi/efivars", STRICT, ""), ("pstore", "/sys/fs/pstore", STRICT, "")];
+
+/// In the initrd: without these there is not even a log to complain in.
+pub fn kernel_interfaces() -> Result<(), Failure> {
+    let early = || -> Result<(), sys::Error> {
+        EARLY.iter().try_for_each(mount_entry)?;
+        make(Path::new(model::paths::RUN))
+    };
+    early().map_err(|e| Failure {
+        phase: "early-mounts",
+        what: chain(&e),
+        advice: "The image is damaged. Write it again.",
+    })?;
+    take_console();
+    helper_is("/init");
+    Ok(())
+}
+
+/// On the root: the rest.
+pub fn the_rest() -> Result<Mounted, BootError> {
+    // They moved over from the initrd, unless somebody booted this root by other means.
+    EARLY.iter().try_for_each(mount_entry)?;
+    make(Path::new(model::paths::RUN))?;
+    helper_is(crate::SELF);
+    LATER.iter().try_for_each(mount_entry)?;
+    for entry in OPTIONAL.iter().filter(|e| Path::new(e.1).is_dir()) {
+        if let Err(e) = mount_entry(entry) {
+            tracing::warn!(error = %chain(&e), "Not mounted");
+        }
+    }
+    for name in ["lib", "log", "cache", "tmp", "lib/lxc", "lib/misc", "lib/chrony", "spool"] {
+        make(&Path::new("/var").join(name))?;
+    }
+    link("/run", "/var/run")?;
+    link("/proc/self/fd", "/dev/fd")?;
+    Ok(Mounted(()))
+}
+
+fn mount_entry(&(kind, target, flags, options): &Entry) -> Result<(), sys::Error> {
+    let target = Path::new(target);
+    if is_mount_point(target).unwrap_or(false) {
+        return Ok(());
+    }
+    // On the root, which is read-only, only folders of devtmpfs and sysfs are made here.
+    if !target.is_dir() {
+        make(target)?;
+    }
+    mount(kind, target, kind, flags, options)
+}
+
+fn make(path: &Path) -> Result<(), sys::Error> {
+    std::fs::create_dir_all(path).map_err(sys::Error::of("create", path.display()))
+}
+
+fn link(to: &str, at: &str) -> Result<(), sys::Error> {
+    match std::os::unix::fs::symlink(to, at) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(sys::Error::of("link", at)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel asks this program for modules instead of `/sbin/modprobe`, which no image has.
+fn helper_is(program: &str) {
+    if let Err(e) = std::fs::write("/proc/sys/kernel/modprobe", program) {
+        tracing::warn!(error = %e, "The kernel cannot ask for modules");
+    }
+}
+
+/// The kernel opened the console for us only if the initrd had its device file.
+fn take_console() {
+    if let Ok(console) = std::fs::File::options().read(true).write(true).open("/dev/console") {
+        // Without a console the streams stay what they are, and nobody reads them.
+        let _ = nix::unistd::dup2_stdin(&console);
+        let _ = nix::unistd::dup2_stdout(&console);
+        let _ = nix::unistd::dup2_stderr(&console);
+    }
+}
+
+/// Makes this root the only one and runs its `node-init`.
+pub fn switch_to(root: &Path) -> Result<Infallible, BootError> {
+    for &(_, target, _, _) in EARLY {
+        move_to(target, root.join(target.trim_start_matches('/')))?;
+    }
+    nix::unistd::chdir(root).map_err(sys::Error::of("enter", root.display()))?;
+    empty_initrd();
+    move_to(".", "/")?;
+    nix::unistd::chroot(".").map_err(sys::Error::of("change the root to", root.display()))?;
+    nix::unistd::chdir("/").map_err(sys::Error::of("enter", "/"))?;
+    let program = CString::new(crate::SELF).unwrap_or_default();
+    let Err(e) = nix::unistd::execve(&program, &[&program], &[c"PATH=/usr/sbin:/usr/bin"]);
+    Err(sys::Error::of("run", crate::SELF)(e).into())
+}
+
+/// The initrd's files are memory for as long as they exist.
+fn empty_initrd() {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(device) = std::fs::metadata("/").map(|m| m.dev()) else { return };
+    for entry in std::fs::read_dir("/").into_iter().flatten().flatten() {
+        // Never across a mount: the new root is one of these folders.
+        let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
+        if meta.dev() != device {
+            continue;
+        }
+        // What cannot be removed costs memory and nothing else.
+        let _ = if meta.is_dir() { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
+    }
+}

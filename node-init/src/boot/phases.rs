@@ -1,0 +1,223 @@
+//! Phases of the boot: named, timed, limited.
+
+use crate::console::Console;
+use crate::fail::{Failure, chain, give_up};
+use crate::kmsg;
+use model::init::{Phase, Timeline};
+use model::paths;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+/// What a phase may fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A kernel call.
+    #[error(transparent)]
+    Sys(#[from] sys::Error),
+    /// The command line does not say what it must.
+    #[error("The kernel command line has {found}; expected roost.verity=ROOT HASH:SALT:BLOCKS")]
+    Cmdline {
+        /// What it has instead.
+        found: String,
+    },
+    /// No partition carries the root.
+    #[error("No partition has PARTUUID {uuid} after {seconds} s; there are: {seen}")]
+    NoRoot {
+        /// The one wanted.
+        uuid: String,
+        /// How long it was waited for.
+        seconds: u64,
+        /// Those that are there.
+        seen: String,
+    },
+    /// The disk's partition table.
+    #[error("Cannot {action} the partition table of {disk}")]
+    Table {
+        /// What was tried.
+        action: &'static str,
+        /// The disk.
+        disk: String,
+        /// Why not.
+        source: gptman::Error,
+    },
+    /// There is no room for STATE.
+    #[error("{disk} has {free_mib} MiB free for STATE; expected at least {need_mib} MiB")]
+    NoRoom {
+        /// The disk.
+        disk: String,
+        /// What there is.
+        free_mib: u64,
+        /// What it takes.
+        need_mib: u64,
+    },
+    /// STATE is there and cannot be read.
+    #[error("STATE on {device} cannot be read, and is never formatted")]
+    State {
+        /// The partition.
+        device: String,
+        /// Why not.
+        source: sys::Error,
+    },
+}
+
+impl BootError {
+    /// What an operator can do.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Sys(_) => "See the kernel's lines above. Power off and on; if it stays, boot another version.",
+            Self::Cmdline { .. } => "The image is damaged or was not made by 'roost build'. Write it again.",
+            Self::NoRoot { .. } => "Check that the disk is connected, and that the image was written to it whole.",
+            Self::Table { .. } => "The disk may be failing. Check it, or write the image to another one.",
+            Self::NoRoom { .. } => "Use a larger disk, or remove the partitions behind the root's.",
+            Self::State { .. } => {
+                "Its data may be precious: connect the disk to another machine and run e2fsck on the partition. \
+                 To give the data up, delete the partition 'roost-state'; the next boot makes a new one."
+            }
+        }
+    }
+}
+
+/// Runs phases, keeps the timeline, and watches that none takes too long.
+pub struct Phases {
+    timeline: TimelineFile,
+    console: Console,
+    overseer: Sender<Option<(&'static str, Duration)>>,
+}
+
+impl Phases {
+    /// At the start of the initrd.
+    pub fn begin() -> Self {
+        kmsg::init();
+        let phases = Self { timeline: TimelineFile::default(), console: Console::open(), overseer: oversee() };
+        phases.console.line("");
+        phases.console.line(&format!("Roost {}", env!("CARGO_PKG_VERSION")));
+        phases
+    }
+
+    /// After the change of root: goes on where the initrd ended.
+    pub fn go_on() -> Self {
+        kmsg::init();
+        let timeline = TimelineFile::load(Path::new(paths::TIMELINE));
+        Self { timeline, console: Console::open(), overseer: oversee() }
+    }
+
+    /// Runs one phase. One that exceeds its limit ends in the failure page, wherever it hangs.
+    pub fn run<T>(
+        &mut self,
+        name: &'static str,
+        limit: Duration,
+        work: impl FnOnce() -> Result<T, BootError>,
+    ) -> Result<T, Failure> {
+        // The overseer ends only with the machine.
+        let _ = self.overseer.send(Some((name, limit)));
+        self.timeline.begin(name);
+        let result = work();
+        let _ = self.overseer.send(None);
+        match result {
+            Ok(value) => {
+                let took_ms = self.timeline.end(name);
+                self.console.phase(name, took_ms);
+                Ok(value)
+            }
+            Err(e) => Err(Failure { phase: name, what: chain(&e), advice: e.advice() }),
+        }
+    }
+
+    /// All phases of PID 1 are done; the timeline goes to the supervisor.
+    pub fn into_timeline(self) -> TimelineFile {
+        self.timeline
+    }
+}
+
+/// A thread that ends the machine's run when a phase does not end.
+fn oversee() -> Sender<Option<(&'static str, Duration)>> {
+    let (sender, receiver) = mpsc::channel::<Option<(&'static str, Duration)>>();
+    let watch = move || {
+        let mut current: Option<(&'static str, Duration)> = None;
+        loop {
+            let next = match current {
+                None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some((_, limit)) => receiver.recv_timeout(limit),
+            };
+            match (next, current) {
+                (Ok(phase), _) => current = phase,
+                (Err(RecvTimeoutError::Timeout), Some((phase, limit))) => give_up(&late(phase, limit)),
+                (Err(_), _) => return,
+            }
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().stack_size(64 * 1024).spawn(watch) {
+        tracing::warn!(error = %e, "Phases run without a time limit");
+    }
+    sender
+}
+
+fn late(phase: &'static str, limit: Duration) -> Failure {
+    let what = format!("it did not end within {} s", limit.as_secs());
+    Failure { phase, what, advice: "See the last lines of the kernel's log: a disk or a driver does not answer." }
+}
+
+/// The timeline and its file.
+#[derive(Debug, Default)]
+pub struct TimelineFile(Timeline);
+
+impl TimelineFile {
+    /// What the initrd wrote; nothing when it cannot be read, since only figures would be missing.
+    fn load(path: &Path) -> Self {
+        let text = std::fs::read(path).unwrap_or_default();
+        Self(serde_json::from_slice(&text).unwrap_or_default())
+    }
+
+    /// A phase begins.
+    pub fn begin(&mut self, name: &str) {
+        let began_ms = sys::boottime::now_ms();
+        self.0.phases.push(Phase { name: name.to_owned(), began_ms, took_ms: None });
+    }
+
+    /// The newest open phase of this name ended well; says how many milliseconds it took.
+    pub fn end(&mut self, name: &str) -> u64 {
+        let now = sys::boottime::now_ms();
+        let open = self.0.phases.iter_mut().rev().find(|p| p.name == name && p.took_ms.is_none());
+        let took_ms = open.map_or(0, |phase| *phase.took_ms.insert(now.saturating_sub(phase.began_ms)));
+        self.write(Path::new(paths::TIMELINE));
+        took_ms
+    }
+
+    /// The node is Ready; only the first time counts. Says when that was.
+    pub fn ready(&mut self) -> u64 {
+        let at = *self.0.ready_ms.get_or_insert_with(sys::boottime::now_ms);
+        self.write(Path::new(paths::TIMELINE));
+        at
+    }
+
+    /// Whole or not at all: `noded` may read it at any time.
+    fn write(&self, path: &Path) {
+        let text = serde_json::to_vec(&self.0).unwrap_or_default();
+        let new = path.with_extension("new");
+        if let Err(e) = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path)) {
+            tracing::warn!(error = %e, "Boot timeline not written");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeline_is_read_back_as_written() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("timeline.json");
+        let mut timeline = TimelineFile::default();
+        timeline.begin("a");
+        timeline.end("a");
+        timeline.begin("b");
+        timeline.write(&path);
+        let read = TimelineFile::load(&path);
+        assert_eq!(read.0, timeline.0);
+        assert!(read.0.phases[0].took_ms.is_some() && read.0.phases[1].took_ms.is_none());
+        std::fs::write(&path, "{").expect("written");
+        assert_eq!(TimelineFile::load(&path).0, Timeline::default());
+    }
+}

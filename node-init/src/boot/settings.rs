@@ -1,0 +1,44 @@
+//! Kernel settings that hold whatever the command line says.
+
+use super::mounts::Mounted;
+use super::phases::BootError;
+use std::path::Path;
+
+/// File below `/proc/sys`, value, reason beside it.
+const SETTINGS: &[(&str, &str)] = &[
+    // A dead end is a reboot, which boot counting understands; Debian's kernel would hang for ever.
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    // Guests must not read the node's addresses and log.
+    ("kernel/kptr_restrict", "2"),
+    ("kernel/dmesg_restrict", "1"),
+    ("kernel/unprivileged_bpf_disabled", "1"),
+    ("kernel/perf_event_paranoid", "3"),
+    ("kernel/yama/ptrace_scope", "1"),
+    ("fs/protected_fifos", "1"),
+    ("fs/protected_regular", "1"),
+    ("fs/protected_hardlinks", "1"),
+    ("fs/protected_symlinks", "1"),
+    ("fs/suid_dumpable", "0"),
+    // Hundreds of desktops share one kernel's counters.
+    ("fs/inotify/max_user_instances", "8192"),
+    ("fs/inotify/max_user_watches", "524288"),
+    ("kernel/keys/maxkeys", "20000"),
+    ("kernel/keys/maxbytes", "2000000"),
+    ("kernel/pid_max", "4194304"),
+    ("vm/max_map_count", "262144"),
+    ("net/ipv4/neigh/default/gc_thresh3", "8192"),
+];
+
+/// Applies all; one that this kernel does not have is told and passed over.
+pub fn apply(_: &Mounted) -> Result<(), BootError> {
+    for (file, value) in SETTINGS {
+        if let Err(e) = std::fs::write(Path::new("/proc/sys").join(file), value) {
+            tracing::warn!(setting = file, error = %e, "Setting not applied");
+        }
+    }
+    // The last process that may be killed for want of memory; what it starts gets a score of its own.
+    std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(sys::Error::of("set", "the OOM score"))?;
+    sys::power::take_ctrl_alt_del()?;
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! The root: found by its hash, read only through its hash tree.
+
+use super::cmdline::Cmdline;
+use super::disk::partitions;
+use super::phases::BootError;
+use crate::devices::Devices;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use sys::mount::{MsFlags, mount};
+
+/// Where the root is mounted while it is not yet the root.
+const TARGET: &str = "/sysroot";
+/// What the root cannot be mounted without, and no device asks for.
+const MODULES: &[&str] = &["dm_mod", "dm_verity", "squashfs"];
+
+/// Waits for the partition whose PARTUUID is the beginning of the root hash.
+pub fn find(cmdline: &Cmdline, devices: &mut Devices, limit: Duration) -> Result<PathBuf, BootError> {
+    let uuid = cmdline.root_uuid();
+    let found = devices.wait_for(limit, || partitions().into_iter().find(|p| p.uuid == uuid))?;
+    found.map(|p| p.node).ok_or_else(|| BootError::NoRoot { uuid, seconds: limit.as_secs(), seen: seen() })
+}
+
+fn seen() -> String {
+    let all: Vec<_> = partitions().iter().map(|p| format!("{} ({})", p.node.display(), p.uuid)).collect();
+    if all.is_empty() { "none at all".to_owned() } else { all.join(", ") }
+}
+
+/// Puts the checked device together and mounts it.
+pub fn open(cmdline: &Cmdline, partition: &Path, devices: &mut Devices) -> Result<PathBuf, BootError> {
+    MODULES.iter().try_for_each(|m| devices.require(m))?;
+    let device = cmdline.verity.open(partition, "roost-root")?;
+    std::fs::create_dir_all(TARGET).map_err(sys::Error::of("create", TARGET))?;
+    mount(&device, TARGET, "squashfs", MsFlags::MS_RDONLY | MsFlags::MS_NODEV, "")?;
+    Ok(TARGET.into())
+}

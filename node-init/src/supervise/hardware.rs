@@ -1,0 +1,99 @@
+//! The machine's own devices that PID 1 minds: power buttons and the watchdog, as they appear.
+
+use crate::fail::chain;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use sys::input::PowerButton;
+use sys::uevent::{Received, Socket};
+use sys::watchdog::Watchdog;
+
+const WATCHDOG: &str = "/dev/watchdog";
+const WATCHDOG_S: u32 = 60;
+/// How often it is fed: a few times within its limit.
+pub const FEED_EVERY: Duration = Duration::from_secs(10);
+
+/// What has been found.
+pub struct Hardware {
+    events: Option<Socket>,
+    buttons: Vec<(PathBuf, PowerButton)>,
+    watchdog: Option<Watchdog>,
+}
+
+impl Hardware {
+    /// Listens, and looks at what is there.
+    pub fn open() -> Self {
+        let events = Socket::open().inspect_err(|e| tracing::error!(error = %chain(e), "Devices are not watched")).ok();
+        let mut hardware = Self { events, buttons: Vec::new(), watchdog: None };
+        hardware.look();
+        hardware
+    }
+
+    /// Descriptors to wait for.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.events.iter().map(AsFd::as_fd).chain(self.buttons.iter().map(|(_, b)| b.as_fd()))
+    }
+
+    /// Handles what happened; says whether a power button was pressed.
+    pub fn turn(&mut self) -> bool {
+        if self.changed() {
+            self.look();
+        }
+        let mut pressed = false;
+        // A button that cannot be read any more is gone.
+        self.buttons.retain_mut(|(_, button)| button.pressed().map(|p| pressed |= p).is_ok());
+        pressed
+    }
+
+    /// Whether an event concerns us. All that wait are taken, however many.
+    fn changed(&mut self) -> bool {
+        let mut changed = false;
+        while let Some(socket) = &self.events {
+            match socket.recv() {
+                Ok(Received::Event(e)) => {
+                    changed |= e.action == "add" && matches!(e.var("SUBSYSTEM"), Some("input" | "watchdog"));
+                }
+                Ok(Received::Lost) => changed = true,
+                Ok(Received::Nothing) => break,
+                Err(e) => {
+                    tracing::error!(error = %chain(&e), "Devices are not watched any more");
+                    self.events = None;
+                }
+            }
+        }
+        changed
+    }
+
+    fn look(&mut self) {
+        let inputs = std::fs::read_dir("/dev/input").into_iter().flatten().flatten().map(|e| e.path());
+        for path in inputs.filter(|p| p.to_string_lossy().contains("/event")) {
+            if !self.buttons.iter().any(|(known, _)| *known == path)
+                && let Ok(Some(button)) = PowerButton::open(&path)
+            {
+                tracing::info!(device = %path.display(), "Power button found");
+                self.buttons.push((path, button));
+            }
+        }
+        if self.watchdog.is_none() {
+            self.arm();
+        }
+    }
+
+    fn arm(&mut self) {
+        match Watchdog::arm(Path::new(WATCHDOG), WATCHDOG_S) {
+            Ok(Some(watchdog)) => {
+                tracing::info!(timeout_s = watchdog.timeout_s(), "Watchdog armed");
+                self.watchdog = Some(watchdog);
+            }
+            Ok(None) => {}
+            Err(e) => tracing::error!(error = %chain(&e), "Watchdog not armed"),
+        }
+    }
+
+    /// Feeds the watchdog, if there is one.
+    pub fn feed(&mut self) {
+        if let Some(Err(e)) = self.watchdog.as_mut().map(Watchdog::feed) {
+            tracing::error!(error = %chain(&e), "Watchdog not fed");
+        }
+    }
+}
