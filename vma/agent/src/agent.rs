@@ -226,9 +226,9 @@ impl Agent {
                 if let Some(running) = self.running.take() {
                     running.sweep();
                 }
-                let said = self.last_error.take().map_or_else(String::new, |text| format!(": {}", text.trim()));
                 tracing::info!(run, how, "nxagent ended");
-                self.event(Event::Exited(format!("nxagent ended ({how}){said}")));
+                let why = self.last_error.take().unwrap_or(how);
+                self.event(Event::Exited(format!("nxagent ended: {}", why.trim())));
             }
             Word::DesktopEnded(run) if current == Some(run) => self.event(Event::DesktopEnded),
             _ => {}

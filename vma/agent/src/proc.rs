@@ -79,7 +79,8 @@ pub fn as_user(account: &Account, program: &Path) -> Command {
     command
 }
 
-fn leading(program: &Path) -> Command {
+/// A command that will lead a new session, as ourselves, with no signal blocked.
+pub fn leading(program: &Path) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("vma").args(["run-as", "-", "-", "-", "0022"]).arg(program);
     command
@@ -104,6 +105,8 @@ pub fn run_as(args: &[OsString]) -> anyhow::Result<ExitCode> {
     let (&[uid, gid, groups, umask], [program, rest @ ..]) = (&text[..], args.get(4..).unwrap_or_default()) else {
         anyhow::bail!("Usage: vma run-as UID GID GROUPS UMASK PROGRAM [ARGUMENT...]");
     };
+    // The agent's and init's own signals are blocked, which exec keeps; nxagent waits for ever with SIGTERM blocked.
+    nix::sys::signal::SigSet::empty().thread_set_mask().context("Cannot unblock signals")?;
     unistd::setsid().context("Cannot begin a session")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(u32::from_str_radix(umask, 8)?));
     if uid != "-" {

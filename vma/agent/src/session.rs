@@ -16,10 +16,15 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::mpsc,
+    time::Duration,
 };
 
 /// nxagent's words kept in the log file, at most; it may show cookies, so the file is root's alone.
 const LOG_LIMIT: u64 = 1 << 20;
+
+/// How long the end of nxagent waits for the end of its output.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Where things are, and for which display.
 #[derive(Clone, Debug)]
@@ -102,10 +107,17 @@ where
     let (reader, writer) = io::pipe().map_err(Error::call("make", "a pipe"))?;
     let twin = writer.try_clone().map_err(Error::call("copy", "a pipe"))?;
     command.stdout(writer).stderr(twin);
-    let ended = words.clone();
-    let agent = Process::start(command, move |how| ended(Word::Exited(run, how)))?;
+    let (ended, (last, last_line)) = (words.clone(), mpsc::channel());
+    let agent = Process::start(command, move |how| {
+        // A child of nxagent may hold the pipe open behind it: then without its last line.
+        let said = last_line.recv_timeout(LAST_WORDS).unwrap_or_default();
+        ended(Word::Exited(run, format!("{how}: {said}")));
+    })?;
     let log = paths.run.join("nxagent.log");
-    proc::spawn("nxlog", move || pump(reader, &log, |line, text| words(Word::Log(run, line, text))));
+    proc::spawn("nxlog", move || {
+        // Nobody waits for it when nxagent lives on with its output closed.
+        let _unheard = last.send(pump(reader, &log, |line, text| words(Word::Log(run, line, text))));
+    });
     Ok(Running { run, agent, desktop: None })
 }
 
@@ -172,18 +184,21 @@ fn log_for(path: &Path, account: &Account) -> Stdio {
 }
 
 /// Reads nxagent's words to their end, keeps them in the log and passes on those with a meaning.
-fn pump(reader: PipeReader, log: &Path, said: impl Fn(Line, String)) {
+/// Returns the last line.
+fn pump(reader: PipeReader, log: &Path, said: impl Fn(Line, String)) -> String {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(log);
-    let mut written = 0;
+    let (mut written, mut last) = (0, String::new());
     for line in BufReader::new(reader).split(b'\n').map_while(io::Result::ok) {
         let text = String::from_utf8_lossy(&line).into_owned();
         if let Ok(file) = &mut file {
             written = keep(file, &text, written);
         }
         if let Some(line) = nxlog::parse(&text) {
-            said(line, text);
+            said(line, text.clone());
         }
+        last = text;
     }
+    last
 }
 
 /// Begins the log again when it is full: the last words are the ones that matter.

@@ -110,13 +110,14 @@ impl Service {
 }
 
 fn agent() -> Command {
+    // It inherits blocked signals, and unblocks them for what it runs.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("vma").current_dir("/");
     command
 }
 
 fn bus() -> Command {
-    let mut command = Command::new("/usr/bin/dbus-daemon");
+    let mut command = crate::proc::leading(Path::new("/usr/bin/dbus-daemon"));
     command.args(["--system", "--nofork", "--nopidfile", "--nosyslog"]).current_dir("/");
     command
 }

@@ -307,7 +307,8 @@ impl Machine {
                 self.hup = Hup::None;
                 vec![]
             }
-            Line::Ending => {
+            // A start that fails is answered when nxagent is gone, and not by another start.
+            Line::Ending if self.state != Session::Starting => {
                 self.state = Session::Stopping;
                 self.hup = Hup::None;
                 vec![]

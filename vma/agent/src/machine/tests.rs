@@ -165,6 +165,7 @@ fn an_nxagent_that_dies_at_its_start_is_the_answer_with_its_last_words() {
     Life::new()
         .on(Event::Open(A), &[Report(Provisioning), Provision])
         .on(Event::Provisioned(Ok(())), &[Report(Starting), Start])
+        .on(Event::Log(Line::Ending), &[])
         .on(Event::Exited("no such file".into()), &[Report(Stopped), refused(A, false, "no such file")]);
 }
 
