@@ -124,3 +124,39 @@ fn send_with(stream: &UnixStream, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Res
     }
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    use std::{
+        io::{IoSliceMut, Read, Write},
+        os::unix::net::UnixStream as Plain,
+    };
+
+    #[tokio::test]
+    async fn the_descriptor_comes_with_the_first_byte_of_the_answer() {
+        let (ours, theirs) = Plain::pair().expect("pair");
+        ours.set_nonblocking(true).expect("non-blocking");
+        let ours = UnixStream::from_std(ours).expect("pollable");
+        let (mut near, far) = Plain::pair().expect("pair");
+        let opened: Opened = Ok(OpenInfo { resumed: true });
+        answer(&ours, &opened, Some(&OwnedFd::from(far))).await.expect("answers");
+
+        let mut bytes = [0; 64];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = recvmsg(&theirs, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::empty()).expect("gets");
+        let len = u32::from_be_bytes(bytes[..4].try_into().expect("4 bytes")) as usize;
+        assert_eq!(frame::decode::<Opened>(&bytes[4..got.bytes]).expect("decodes"), opened);
+        assert_eq!(len + 4, got.bytes);
+        let fd = control.drain().find_map(|m| match m {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        near.write_all(b"nx").expect("writes");
+        let mut text = [0; 2];
+        Plain::from(fd.expect("a descriptor")).read_exact(&mut text).expect("reads");
+        assert_eq!(&text, b"nx");
+    }
+}
