@@ -1,0 +1,246 @@
+//! From trees to what boots: root image, initrd, UKI, disk image and manifest.
+//!
+//! ```text
+//! root tree -> squashfs + verity --root hash--> command line -> UKI -> disk image
+//! initrd tree -> cpio (zstd) ------------------------------------^
+//! ```
+//! All artifacts lie in one folder, `NAME.root.squashfs`, `NAME.efi`, `NAME.vmlinuz`, `NAME.initrd`,
+//! `NAME.cmdline`, `NAME.raw` and `NAME.manifest.json`, and appear whole, by rename. The root, the only
+//! slow step, is kept in the cache under the digest of its inputs.
+
+mod artifact;
+mod error;
+mod root;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use image::disk::Disk;
+use image::manifest::{self, Boot, Manifest};
+use image::verity::Verity;
+use image::{Content, cpio, uki};
+
+use crate::cache::Cache;
+use crate::programs::Level;
+use crate::recipe::Sizes;
+use crate::report::{Report, megabytes};
+use crate::rootfs::Node;
+use artifact::Artifacts;
+pub use error::AssembleError;
+use root::Root;
+
+type Result<T> = std::result::Result<T, AssembleError>;
+
+/// The kernel's limit, its final zero included.
+const CMDLINE_MAX: usize = 2047;
+const MIB: u64 = 1 << 20;
+const MB: u64 = 1_000_000;
+
+/// Zstd levels of root and initrd.
+fn compression(level: Level) -> i32 {
+    match level {
+        Level::Dev => 4,
+        Level::Release => 19,
+    }
+}
+
+/// What an image is made of.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// Name of the recipe, and of the artifacts.
+    pub name: &'a str,
+    /// Version of the image: letters, digits and `. ~ ^ -`.
+    pub version: &'a str,
+    /// How well to compress.
+    pub level: Level,
+    /// The trees, kernel and boot programs.
+    pub node: &'a Node,
+    /// Partitions and budgets.
+    pub sizes: &'a Sizes,
+    /// Version of each package by name.
+    pub versions: &'a BTreeMap<String, String>,
+    /// Seconds since 1970 that file systems show as their making.
+    pub epoch: u32,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Assembled {
+    /// The manifest, as written.
+    pub manifest: Manifest,
+    /// The disk image.
+    pub raw: PathBuf,
+    /// Bytes of root and tree.
+    pub root_bytes: u64,
+    /// Bytes of the UKI.
+    pub uki_bytes: u64,
+    /// Bytes of the disk image, holes included.
+    pub disk_bytes: u64,
+}
+
+/// Makes all artifacts of a node image in `out`.
+///
+/// # Errors
+/// When something is over its budget or its slot (with numbers), an input is not what it should be, or a
+/// file cannot be written. Artifacts of an earlier build then stay as they were.
+pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -> Result<Assembled> {
+    parts.check()?;
+    let mut artifacts = Artifacts::new(out, parts.name)?;
+    let mut manifest =
+        Manifest::of_root(parts.name, parts.version, parts.level.name(), &parts.node.root, parts.versions)?;
+    manifest.initrd = manifest::files(&parts.node.initrd)?;
+
+    let root = Root::make(parts, &manifest, cache, report)?;
+    parts.check_root(&root, &manifest)?;
+    let cmdline = parts.cmdline_with(&root.verity)?;
+    manifest.boot = Some(Boot::new(&parts.node.kernel_version, &cmdline, &root.verity));
+
+    let step = report.step("uki", None);
+    let kernel = parts.node.kernel.read()?;
+    let initrd = initrd(parts)?;
+    let uki = parts.uki(&kernel, &initrd, &cmdline)?;
+    parts.check_uki(&uki, initrd.len(), kernel.len())?;
+    step.end(&format!("{}, initrd {}", megabytes(uki.len() as u64), megabytes(initrd.len() as u64)));
+
+    let step = report.step("disk", None);
+    artifacts.bytes("vmlinuz", &kernel)?;
+    artifacts.bytes("initrd", &initrd)?;
+    artifacts.bytes("cmdline", format!("{cmdline}\n").as_bytes())?;
+    artifacts.bytes("efi", &uki)?;
+    artifacts.copy("root.squashfs", &root.file)?;
+    let uki_bytes = uki.len() as u64;
+    let disk = parts.disk(uki, root.verity.clone());
+    artifacts.disk("raw", &disk, &root.file)?;
+    manifest.artifacts = artifacts.listed();
+    let text = manifest.to_json().map_err(AssembleError::Manifest)?;
+    artifacts.bytes("manifest.json", &text)?;
+    artifacts.publish()?;
+    step.end(&megabytes(disk.bytes()));
+    Ok(Assembled {
+        manifest,
+        raw: out.join(format!("{}.raw", parts.name)),
+        root_bytes: root.verity.total_bytes(),
+        uki_bytes,
+        disk_bytes: disk.bytes(),
+    })
+}
+
+impl Parts<'_> {
+    fn check(&self) -> Result<()> {
+        let bad = |what, problem: String| Err(AssembleError::Input { what, problem });
+        if self.node.initrd.get("init").and_then(image::Entry::content).is_none() {
+            return bad("initrd", "it has no file 'init'".into());
+        }
+        let magic = |content: &Content, at: usize, magic: &[u8]| -> Result<bool> {
+            Ok(content.read()?.get(at..at + magic.len()) == Some(magic))
+        };
+        if !magic(&self.node.kernel, 0x202, b"HdrS")? {
+            return bad("kernel", "it is no x86 kernel image: 'HdrS' is not at 0x202".into());
+        }
+        for (what, content) in [("stub", &self.node.stub), ("boot loader", &self.node.loader)] {
+            if !magic(content, 0, b"MZ")? {
+                return bad(what, "it is no EFI program: it does not begin with 'MZ'".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The command line that ends in the root's identity.
+    fn cmdline_with(&self, verity: &Verity) -> Result<String> {
+        let bad = |problem| Err(AssembleError::Input { what: "command line", problem });
+        if self.node.cmdline.contains("roost.verity=") {
+            return bad("it names roost.verity= itself, which only the builder may".into());
+        }
+        if self.node.cmdline.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
+            return bad("it has a line break or a character that is not ASCII".into());
+        }
+        let whole = format!("{} roost.verity={verity}", self.node.cmdline.trim());
+        if whole.len() > CMDLINE_MAX {
+            return bad(format!("it is {} bytes long, and the kernel takes {CMDLINE_MAX}", whole.len()));
+        }
+        Ok(whole.trim_start().to_owned())
+    }
+
+    fn uki(&self, kernel: &[u8], initrd: &[u8], cmdline: &str) -> Result<Vec<u8>> {
+        let stub = self.node.stub.read()?;
+        let os_release = self.os_release()?;
+        let parts =
+            uki::Parts { os_release: &os_release, cmdline, initrd, uname: &self.node.kernel_version, linux: kernel };
+        Ok(uki::build(&stub, &parts)?)
+    }
+
+    /// systemd-boot shows the entry under the name and version in it.
+    fn os_release(&self) -> Result<String> {
+        let bad = |problem: String| AssembleError::Input { what: "root", problem };
+        let (_, entry) = self.node.root.lookup("etc/os-release").map_err(|error| bad(error.to_string()))?;
+        let content = entry.content().ok_or_else(|| bad("etc/os-release is no file".into()))?.read()?;
+        String::from_utf8(content.to_vec()).map_err(|_| bad("etc/os-release is not UTF-8".into()))
+    }
+
+    fn disk(&self, uki: Vec<u8>, verity: Verity) -> Disk {
+        Disk {
+            name: self.name.to_owned(),
+            version: self.version.to_owned(),
+            uki: uki.into(),
+            loader: self.node.loader.clone(),
+            seed: None,
+            verity,
+            esp_bytes: u64::from(self.sizes.esp_mib) * MIB,
+            seed_bytes: u64::from(self.sizes.seed_mib) * MIB,
+            slot_bytes: u64::from(self.sizes.slot_mib) * MIB,
+        }
+    }
+
+    fn check_root(&self, root: &Root, manifest: &Manifest) -> Result<()> {
+        let (found, slot) = (root.verity.total_bytes(), u64::from(self.sizes.slot_mib) * MIB);
+        if found > slot {
+            return Err(image::disk::DiskError::SlotOverflow { found, slot }.into());
+        }
+        let (key, budget) = match self.level {
+            Level::Dev => ("sizes.root-budget-dev-mb", self.sizes.root_budget_dev_mb),
+            Level::Release => ("sizes.root-budget-mb", self.sizes.root_budget_mb),
+        };
+        over_budget("root", found, key, budget, || largest(manifest))
+    }
+
+    fn check_uki(&self, uki: &[u8], initrd: usize, kernel: usize) -> Result<()> {
+        let parts = || format!("kernel {}, initrd {}", megabytes(kernel as u64), megabytes(initrd as u64));
+        over_budget("UKI", uki.len() as u64, "sizes.uki-budget-mb", self.sizes.uki_budget_mb, parts)
+    }
+}
+
+fn over_budget(
+    what: &'static str,
+    found: u64,
+    key: &'static str,
+    budget: Option<u32>,
+    largest: impl Fn() -> String,
+) -> Result<()> {
+    match budget.map(|budget| u64::from(budget) * MB) {
+        Some(budget) if found > budget => Err(AssembleError::Budget { what, found, key, budget, largest: largest() }),
+        _ => Ok(()),
+    }
+}
+
+/// The packages that weigh most, unpacked.
+fn largest(manifest: &Manifest) -> String {
+    let mut packages: Vec<_> = manifest.packages.iter().map(|(name, package)| (package.bytes, name)).collect();
+    packages.sort_unstable_by(|a, b| b.cmp(a));
+    let lines = packages.iter().take(8).map(|(bytes, name)| format!("{name} {}", megabytes(*bytes)));
+    lines.collect::<Vec<_>>().join(", ")
+}
+
+/// The initrd, compressed: modules in it may be so already, but the program is not.
+fn initrd(parts: &Parts<'_>) -> Result<Vec<u8>> {
+    let archive = cpio::write_tree(Vec::new(), &parts.node.initrd)?;
+    zstd::bulk::compress(&archive, compression(parts.level)).map_err(AssembleError::Compress)
+}
+
+/// Opens a file for reading, naming it in the error.
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(error::at("read", path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! The files of a build: written beside their final names, and put there together at the end.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use image::disk::Disk;
+use image::manifest::Artifact;
+use image::verity::hex;
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::error::at;
+use super::{Result, open};
+
+/// Artifacts under way.
+pub struct Artifacts {
+    folder: PathBuf,
+    name: String,
+    done: Vec<(PathBuf, NamedTempFile, Artifact)>,
+}
+
+impl Artifacts {
+    /// Artifacts `NAME.*` of a folder, which is made when missing.
+    pub fn new(folder: &Path, name: &str) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(at("create", folder))?;
+        Ok(Self { folder: folder.to_owned(), name: name.to_owned(), done: Vec::new() })
+    }
+
+    /// Writes one from memory.
+    pub fn bytes(&mut self, suffix: &str, bytes: &[u8]) -> Result<()> {
+        let (path, mut file) = self.begin(suffix)?;
+        file.write_all(bytes).map_err(at("write", &path))?;
+        self.end(path, file)
+    }
+
+    /// Writes one from a file.
+    pub fn copy(&mut self, suffix: &str, from: &Path) -> Result<()> {
+        let (path, mut file) = self.begin(suffix)?;
+        io::copy(&mut open(from)?, file.as_file_mut()).map_err(at("write", &path))?;
+        self.end(path, file)
+    }
+
+    /// Writes the disk image, as a sparse file.
+    pub fn disk(&mut self, suffix: &str, disk: &Disk, root: &Path) -> Result<()> {
+        let (path, mut file) = self.begin(suffix)?;
+        file.as_file().set_len(disk.bytes()).map_err(at("write", &path))?;
+        disk.write(file.as_file_mut(), &mut open(root)?)?;
+        self.end(path, file)
+    }
+
+    /// File names with digests and lengths, so far.
+    pub fn listed(&self) -> BTreeMap<String, Artifact> {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.done.iter().map(|(path, _, artifact)| (name(path), artifact.clone())).collect()
+    }
+
+    /// Gives all their final names.
+    pub fn publish(self) -> Result<()> {
+        for (path, file, _) in self.done {
+            file.persist(&path).map_err(|error| at("write", &path)(error.error))?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self, suffix: &str) -> Result<(PathBuf, NamedTempFile)> {
+        let path = self.folder.join(format!("{}.{suffix}", self.name));
+        let file = tempfile::Builder::new()
+            .prefix(".roost-")
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(&self.folder)
+            .map_err(at("create a file in", &self.folder))?;
+        Ok((path, file))
+    }
+
+    fn end(&mut self, path: PathBuf, mut file: NamedTempFile) -> Result<()> {
+        let artifact = digest(file.as_file_mut()).map_err(at("read", &path))?;
+        self.done.push((path, file, artifact));
+        Ok(())
+    }
+}
+
+/// Digest and length of a whole file.
+pub fn digest(file: &mut File) -> io::Result<Artifact> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(Artifact { sha256: hex(&hash.finalize()), bytes });
+        }
+        hash.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+}
