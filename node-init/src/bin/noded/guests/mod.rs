@@ -1,6 +1,44 @@
-//! Guests of this node (skeleton: the handle that the rest of the daemon uses).
+//! Guests of this node: what the store wants of them is made so, and told.
+//!
+//! ```text
+//! want() --> manager (plan) --wish, one per guest--> task (life: step) --> engine: images, storage, network, LXC
+//!                 ^                                    |  ^
+//!                 +---------- reports -----------------+  +-- agent (one socket per guest) <-- open()
+//! ```
+//!
+//! | task | owns | in | out |
+//! |---|---|---|---|
+//! | [`manager`] | which guests have a task | wanted state, closing, reports | wishes |
+//! | [`task`], one per guest | the guest's life, its deadline | its wish, agent, end of LXC | report, record |
+//! | `agent`, one per guest | its socket and connections | frames, commands | what was said |
+//!
+//! Everything is a level, so this daemon may end at any time: guests live in their own cgroups and are
+//! found again by their records ([`record`]).
 
-use crate::{identity::Member, network::Network, paths::Paths};
+mod agent;
+mod engine;
+mod failure;
+mod images;
+mod life;
+mod lxc;
+mod lxc_config;
+mod manager;
+mod params;
+mod plan;
+mod record;
+mod slots;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    identity::{Member, NodeKey},
+    network::Network,
+    paths::Paths,
+};
+use agent::Agent;
+use engine::Engine;
+use images::{Images, Repository};
 use model::{
     VmId,
     grant::Grant,
@@ -10,8 +48,17 @@ use model::{
     state::VmState,
     sync::{GuestReport, GuestSpec},
 };
-use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use plan::Closing;
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 /// What guests need of the rest of the daemon.
 pub struct Deps {
@@ -23,42 +70,135 @@ pub struct Deps {
     pub store: StoreAddress,
     /// This node's membership, once it has joined: for TLS to the image repository (`tls::client`).
     pub member: watch::Receiver<Option<Arc<Member>>>,
+    /// The node's key, for the same.
+    pub key: Arc<NodeKey>,
 }
 
 /// What is known of every guest here.
 pub type Reports = BTreeMap<VmId, GuestReport>;
 
+/// All that is wanted.
+#[derive(Clone, Debug)]
+struct Wanted {
+    guests: Vec<GuestSpec>,
+    config: Arc<Config>,
+}
+
 /// Handle to the guests' tasks.
 #[derive(Clone)]
 pub struct Guests {
+    wanted: Arc<watch::Sender<Option<Wanted>>>,
+    closing: Arc<watch::Sender<Closing>>,
     reports: watch::Sender<Reports>,
     able: watch::Sender<Result<(), String>>,
+    agents: Agents,
 }
+
+type Agents = Arc<Mutex<BTreeMap<VmId, Agent>>>;
+
+/// What the tasks of guests share.
+struct Shared {
+    engine: Engine,
+    reports: watch::Sender<Reports>,
+    agents: Agents,
+}
+
+impl Shared {
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<VmId, Agent>> {
+        lock(&self.agents)
+    }
+}
+
+/// Between two attempts to take hold of what guests need.
+const RETRY: Duration = Duration::from_secs(5);
 
 impl Guests {
     /// Starts the tasks; guests that run already are adopted.
-    pub fn start(_deps: Deps) -> Self {
-        Self { reports: watch::Sender::default(), able: watch::Sender::new(Err("Guests are not built in yet".into())) }
+    pub fn start(deps: Deps) -> Self {
+        let guests = Self {
+            wanted: Arc::default(),
+            closing: Arc::default(),
+            reports: watch::Sender::default(),
+            able: watch::Sender::new(Err("Guests are being looked for".into())),
+            agents: Arc::default(),
+        };
+        tokio::spawn(guests.clone().run(deps));
+        guests
     }
 
     /// All that is wanted; replaces what was wanted before.
-    pub fn want(&self, _guests: Vec<GuestSpec>, _config: Config) {}
+    pub fn want(&self, guests: Vec<GuestSpec>, config: Config) {
+        self.wanted.send_replace(Some(Wanted { guests, config: Arc::new(config) }));
+    }
 
     /// Reports of all guests known here, the latest of each.
     pub fn reports(&self) -> watch::Receiver<Reports> {
         self.reports.subscribe()
     }
 
-    /// Opens a session; the grant is verified already, and is for this node and the guest of `open`.
-    pub async fn open(&self, _grant: &Grant, _open: Open) -> Result<(OwnedFd, OpenInfo), OpenError> {
-        Err(OpenError::NotRunning(VmState::Stopped))
+    /// Opens a session; the grant is verified already, and is for this node and the guest of `open`. The
+    /// descriptor is the session's byte stream, in non-blocking mode.
+    pub async fn open(&self, grant: &Grant, open: Open) -> Result<(OwnedFd, OpenInfo), OpenError> {
+        let state = self.reports.borrow().get(&grant.vm).map_or(VmState::Stopped, |report| report.state);
+        let agent = lock(&self.agents).get(&grant.vm).cloned();
+        let Some(agent) = agent.filter(|_| state == VmState::Running) else {
+            return Err(OpenError::NotRunning(state));
+        };
+        let params = params::merge(&open.params, grant).map_err(|e| OpenError::Failed(e.to_string()))?;
+        let (descriptor, resumed) = agent.open(open.kind, params).await?;
+        Ok((descriptor, OpenInfo { resumed }))
     }
 
-    /// Stops all guests, in order at first, by force when `within` is over; none is started from now on.
-    pub async fn shutdown(&self, _within: Duration) {}
+    /// Stops all guests, in order at first, by force when `within` is almost over; none is started from now on.
+    pub async fn shutdown(&self, within: Duration) {
+        // What is left to the killed is what cleaning up takes.
+        let in_order = within.mul_f64(0.75);
+        self.closing.send_replace(Closing::InOrder);
+        if timeout(in_order, self.all_stopped()).await.is_err() {
+            tracing::warn!("Guests did not shut down in time: they are killed");
+            self.closing.send_replace(Closing::Now);
+            if timeout(within - in_order, self.all_stopped()).await.is_err() {
+                tracing::error!("Guests could not be stopped; the node goes down with them");
+            }
+        }
+    }
 
     /// Whether guests can be started here; the error says in words for an administrator why not.
     pub fn able(&self) -> watch::Receiver<Result<(), String>> {
         self.able.subscribe()
     }
+
+    fn tell_able(&self, able: Result<(), String>) {
+        self.able.send_modify(|told| *told = able);
+    }
+
+    async fn all_stopped(&self) {
+        let stopped = |reports: &Reports| reports.values().all(|report| report.state == VmState::Stopped);
+        // The sender is this handle's own.
+        self.reports.subscribe().wait_for(stopped).await.ok();
+    }
+
+    /// Takes hold of what guests need, as soon as it is there, and manages them from then on.
+    async fn run(self, deps: Deps) {
+        let repository = Repository { store: deps.store, member: deps.member, key: deps.key };
+        let engine = loop {
+            let images = |dir| Images::new(dir, repository.clone());
+            match Engine::open(&deps.paths, deps.network.clone(), images) {
+                Ok(engine) => break engine,
+                Err(reason) => {
+                    tracing::error!(error = %reason, "Guests cannot be started here");
+                    self.tell_able(Err(reason));
+                }
+            }
+            sleep(RETRY).await;
+        };
+        let shared = Arc::new(Shared { engine, reports: self.reports.clone(), agents: self.agents.clone() });
+        let manager = manager::Manager::adopt(shared, self.wanted.subscribe(), self.closing.subscribe());
+        self.tell_able(Ok(()));
+        manager.await.run().await;
+    }
+}
+
+fn lock(agents: &Agents) -> MutexGuard<'_, BTreeMap<VmId, Agent>> {
+    agents.lock().unwrap_or_else(PoisonError::into_inner)
 }

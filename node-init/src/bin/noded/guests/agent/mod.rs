@@ -20,7 +20,6 @@ use std::{
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
 };
 use vma_proto::Session;
 
@@ -64,7 +63,7 @@ type Reply = oneshot::Sender<Result<(OwnedFd, bool), OpenError>>;
 
 impl Agent {
     /// Listens at `socket` for the agent of a guest whose root is `root` on the node.
-    pub fn listen(socket: &Path, root: u32, manners: Manners) -> io::Result<(Self, JoinHandle<()>)> {
+    pub fn listen(socket: &Path, root: u32, manners: Manners) -> io::Result<Self> {
         match fs::remove_file(socket) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -76,8 +75,8 @@ impl Agent {
         let nothing =
             Seen { hellos: 0, frames: 0, connected: false, going_down: false, session: Session::Stopped };
         let (told, seen) = watch::channel(nothing);
-        let task = tokio::spawn(link::Link::new(listener, root, manners, told).run(inbox));
-        Ok((Self { commands, seen }, task))
+        tokio::spawn(link::Link::new(listener, root, manners, told).run(inbox));
+        Ok(Self { commands, seen })
     }
 
     /// What the agent has said.

@@ -60,7 +60,7 @@ fn channel(open: Duration) -> (tempfile::TempDir, std::path::PathBuf, Agent) {
     let socket = dir.path().join("vma.sock");
     let manners = Manners { ping: Duration::from_millis(50), open };
     let me = nix::unistd::getuid().as_raw();
-    let (agent, _task) = Agent::listen(&socket, me, manners).expect("listens");
+    let agent = Agent::listen(&socket, me, manners).expect("listens");
     (dir, socket, agent)
 }
 
@@ -163,7 +163,7 @@ async fn a_peer_of_another_user_is_refused() {
     let dir = tempfile::tempdir().expect("temp dir");
     let socket = dir.path().join("vma.sock");
     let manners = Manners { ping: LONG, open: LONG };
-    let (_agent, _task) = Agent::listen(&socket, 4_000_000, manners).expect("listens");
+    let _agent = Agent::listen(&socket, 4_000_000, manners).expect("listens");
     let mut peer = UnixStream::connect(&socket).await.expect("connects");
     assert!(peer.read_u8().await.is_err(), "closed before a word");
 }
