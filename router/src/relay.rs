@@ -94,7 +94,7 @@ impl Direction {
             }
             let passed = scratch::poll_read(from, cx, |cx, bytes| self.pass(cx, bytes, to));
             let Poll::Ready(passed) = passed else {
-                return self.poll_flush(cx, to).map_ok(|()| ()).and_pending();
+                return self.poll_flush(cx, to).and_pending();
             };
             passed??;
         }
