@@ -38,6 +38,12 @@ pub enum Error {
         /// `; did you mean ...?` or nothing.
         hint: String,
     },
+    /// The source tree is not where it was.
+    #[error("No source tree at {}: set ROOST_SOURCE to the folder with Roost's Cargo.toml", tree.display())]
+    NoSource {
+        /// Where it was looked for.
+        tree: PathBuf,
+    },
     /// The host's apt names no Debian mirror.
     #[error(
         "No Debian mirror found in {looked}: pass --mirror URL or set ROOST_MIRROR to a mirror that has the suites 'trixie' and 'trixie-security'"

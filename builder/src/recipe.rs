@@ -33,9 +33,12 @@ pub struct Recipe {
     /// Programs of this workspace.
     #[serde(default, rename = "program")]
     pub programs: Vec<Program>,
-    /// Files written by the recipe itself.
+    /// Files written by the recipe itself. Longer ones lie in `image/rootfs/NAME/`, which is copied as it is.
     #[serde(default, rename = "file")]
     pub files: Vec<StaticFile>,
+    /// Other permissions or owners than a package or `image/rootfs/NAME/` gives.
+    #[serde(default, rename = "permission")]
+    pub permissions: Vec<Permission>,
     /// Directories that no package brings, such as mount points.
     #[serde(default, rename = "directory")]
     pub directories: Vec<Directory>,
@@ -121,18 +124,32 @@ pub struct Program {
     pub path: String,
 }
 
-/// A file whose content the recipe gives. Exactly one of `text` and `from`.
+/// A file whose content the recipe gives.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StaticFile {
     /// Where it goes.
     pub path: String,
     /// Content.
-    pub text: Option<String>,
-    /// A file of the repository, relative to `image/rootfs/NAME/`.
-    pub from: Option<String>,
+    pub text: String,
     /// Octal permissions; default 0644.
     #[serde(default = "mode_file")]
+    pub mode: Mode,
+    /// Owner by name; default root.
+    #[serde(default = "root")]
+    pub owner: String,
+    /// Group by name; default root.
+    #[serde(default = "root")]
+    pub group: String,
+}
+
+/// Another owner or other permissions for something that is in the tree by other means.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Permission {
+    /// Where it is.
+    pub path: String,
+    /// Octal permissions.
     pub mode: Mode,
     /// Owner by name; default root.
     #[serde(default = "root")]

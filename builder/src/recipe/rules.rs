@@ -61,6 +61,7 @@ impl Recipe {
             .chain(of("checks.duplicates", &self.checks.duplicates))
             .chain(self.programs.iter().map(|p| ("program.path", p.path.as_str())))
             .chain(self.files.iter().map(|f| ("file.path", f.path.as_str())))
+            .chain(self.permissions.iter().map(|p| ("permission.path", p.path.as_str())))
             .chain(self.directories.iter().map(|d| ("directory.path", d.path.as_str())))
             .chain(self.symlinks.keys().map(|p| ("symlinks", p.as_str())))
             .chain(self.services.iter().map(|s| ("service.program", s.program.as_str())))
@@ -77,14 +78,7 @@ impl Recipe {
                 return Some(format!("'{path}' is given twice"));
             }
         }
-        self.files.iter().find_map(|f| match (&f.text, &f.from) {
-            (Some(_), None) => None,
-            (None, Some(from)) if from.starts_with('/') || from.split('/').any(|c| c == "..") => {
-                Some(format!("file '{}': from = '{from}' must stay inside image/rootfs/{}", f.path, self.name))
-            }
-            (None, Some(_)) => None,
-            _ => Some(format!("file '{}' needs exactly one of 'text' and 'from'", f.path)),
-        })
+        None
     }
 
     fn account_problem(&self) -> Option<String> {
@@ -113,7 +107,8 @@ impl Recipe {
 
     fn unknown_owner(&self, users: &BTreeSet<&str>, groups: &BTreeSet<&str>) -> Option<String> {
         let files = self.files.iter().map(|f| (&f.path, &f.owner, &f.group));
-        let all = files.chain(self.directories.iter().map(|d| (&d.path, &d.owner, &d.group)));
+        let permissions = self.permissions.iter().map(|p| (&p.path, &p.owner, &p.group));
+        let all = files.chain(self.directories.iter().map(|d| (&d.path, &d.owner, &d.group))).chain(permissions);
         for (path, owner, group) in all {
             if owner != "root" && !users.contains(owner.as_str()) {
                 return Some(format!("'{path}': owner '{owner}' is no user of this recipe"));
@@ -206,15 +201,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_content_and_one_owner_who_exists() {
-        check("[[file]]\npath = \"/etc/x\"", "file '/etc/x' needs exactly one of 'text' and 'from'");
-        check(
-            "[[file]]\npath = \"/etc/x\"\nfrom = \"../secret\"",
-            "file '/etc/x': from = '../secret' must stay inside image/rootfs/tiny",
-        );
+    fn a_file_is_given_once_and_its_owner_exists() {
         check(
             "[[file]]\npath = \"/etc/x\"\ntext = \"\"\nowner = \"mike\"",
             "'/etc/x': owner 'mike' is no user of this recipe",
+        );
+        check(
+            "[[permission]]\npath = \"/etc/x\"\nmode = \"0600\"\ngroup = \"mike\"",
+            "'/etc/x': group 'mike' is no group of this recipe",
         );
         check("[[file]]\npath = \"/etc/x\"\ntext = \"\"\n[symlinks]\n\"/etc/x\" = \"y\"", "'/etc/x' is given twice");
     }

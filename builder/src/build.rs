@@ -1,0 +1,221 @@
+//! `roost build`: recipe, lock, programs, packages, tree, image; each only when its inputs changed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use image::manifest::Manifest;
+
+use crate::assemble::{Parts, assemble};
+use crate::cache::{Cache, write_whole};
+use crate::error::{Error, Result};
+use crate::fetch::{Fetched, fetch};
+use crate::lock::{Lock, Package};
+use crate::mirror::Mirror;
+use crate::programs::{self, Built, Level};
+use crate::recipe::{Kind, Located};
+use crate::report::Report;
+use crate::rootfs::{self, Inputs};
+use crate::stamp::{self, Stamp};
+use crate::{apt, tarball};
+
+/// Version of images built here.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How to build.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where artifacts go.
+    pub out: PathBuf,
+    /// Fail rather than resolve the recipe again.
+    pub locked: bool,
+    /// Build even when nothing changed.
+    pub no_cache: bool,
+    /// How much is spent on size.
+    pub level: Level,
+    /// `--mirror` or `ROOST_MIRROR`.
+    pub mirror: Option<String>,
+}
+
+/// What a build came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Name of the image.
+    pub name: String,
+    /// Whether anything was done: `false` when the output was up to date.
+    pub built: bool,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Manifest of the image, in the output folder.
+    pub manifest: PathBuf,
+}
+
+/// Resolves a recipe and writes its lock. Returns what moved, a line each; `None` when there was no lock.
+pub fn relock(
+    located: &Located,
+    mirror: Option<&str>,
+    cache: &Cache,
+    report: &Report,
+) -> Result<(Lock, Option<Vec<String>>)> {
+    let file = located.lock_file();
+    // A lock that cannot be read is no reason not to make a new one.
+    let old = Lock::read(&file).ok().flatten();
+    let step = report.step("resolve", None);
+    let mut lock = apt::resolve(&located.recipe.packages.install, &Mirror::find(mirror)?, cache)?;
+    step.end(&format!("{} packages", lock.packages.len()));
+    if let Some(old) = old.as_ref().filter(|o| o.packages == lock.packages) {
+        // The same packages: the file changes only where the answer did.
+        lock.epoch = old.epoch;
+    }
+    lock.write(&file)?;
+    let moved = old.map(|old| lock.moved_from(&old));
+    Ok((lock, moved))
+}
+
+/// Builds an image.
+pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> {
+    let began = Instant::now();
+    let source = programs::source_tree();
+    let located = Located::find(name, &source)?;
+    let cache = Cache::of_user();
+    let build = Build { located: &located, options, cache: &cache, report };
+    let lock = build.lock()?;
+    let names: Vec<&str> = located.recipe.programs.iter().map(|p| p.name.as_str()).collect();
+    let built = programs::build(&names, options.level, &source, report)?;
+    let done = build.image(lock, &built)?;
+    let name = located.recipe.name.clone();
+    let manifest = options.out.join(manifest_name(&name));
+    Ok(Outcome { name, built: done, seconds: began.elapsed().as_secs_f64(), manifest })
+}
+
+struct Build<'a> {
+    located: &'a Located,
+    options: &'a Options,
+    cache: &'a Cache,
+    report: &'a Report,
+}
+
+impl Build<'_> {
+    fn name(&self) -> &str {
+        &self.located.recipe.name
+    }
+
+    /// The recipe's lock, made anew when it does not fit.
+    fn lock(&self) -> Result<Lock> {
+        let file = self.located.lock_file();
+        let found = Lock::read(&file)?;
+        let problem = match &found {
+            Some(lock) => lock.misfit(&self.located.recipe),
+            None => Some("there is none yet".to_owned()),
+        };
+        match (found, problem) {
+            (Some(lock), None) => Ok(lock),
+            (_, Some(problem)) if self.options.locked => {
+                Err(Error::StaleLock { lock: file, recipe: self.name().to_owned(), problem })
+            }
+            (_, problem) => self.relock(&problem.unwrap_or_default()),
+        }
+    }
+
+    fn relock(&self, why: &str) -> Result<Lock> {
+        self.report.warn(&format!("resolving '{}' again: {why}", self.name()));
+        let (lock, moved) = relock(self.located, self.options.mirror.as_deref(), self.cache, self.report)?;
+        for line in moved.iter().flatten() {
+            self.report.note(line);
+        }
+        Ok(lock)
+    }
+
+    /// Brings all packages into the cache; resolves again when the mirror has dropped some.
+    fn fetch(&self, lock: Lock) -> Result<Lock> {
+        match self.fetch_once(&lock)? {
+            Fetched::All => Ok(lock),
+            Fetched::Gone(gone) => {
+                let packages: Vec<String> = gone.iter().map(Package::to_string).collect();
+                let error = Error::Gone { recipe: self.name().to_owned(), packages };
+                if self.options.locked {
+                    return Err(error);
+                }
+                let lock = self.relock(&error.to_string())?;
+                match self.fetch_once(&lock)? {
+                    Fetched::All => Ok(lock),
+                    Fetched::Gone(_) => Err(error),
+                }
+            }
+        }
+    }
+
+    fn fetch_once(&self, lock: &Lock) -> Result<Fetched> {
+        let packages: Vec<Package> = rootfs::opened(&self.located.recipe, lock).into_iter().cloned().collect();
+        fetch(&packages, || Mirror::find(self.options.mirror.as_deref()), self.cache, self.report)
+    }
+
+    /// Builds unless the output folder has the result already. Returns whether it did.
+    fn image(&self, lock: Lock, programs: &Built) -> Result<bool> {
+        let out = &self.options.out;
+        let before = stamp::inputs(self.located, &lock, programs, self.options.level)?;
+        if !self.options.no_cache && Stamp::holds(out, self.name(), before) {
+            self.report.note(&format!("{}: up to date in {}", self.name(), out.display()));
+            return Ok(false);
+        }
+        let lock = self.fetch(lock)?;
+        let digest = stamp::inputs(self.located, &lock, programs, self.options.level)?;
+        std::fs::create_dir_all(out).map_err(crate::error::at("create", out))?;
+        Stamp::remove(out, self.name())?;
+        let inputs = Inputs { located: self.located, lock: &lock, programs, cache: self.cache, report: self.report };
+        let files = match self.located.recipe.kind {
+            Kind::Node => self.node(&inputs)?,
+            Kind::Guest => self.guest(&inputs)?,
+        };
+        Stamp::write(out, self.name(), digest, &files)?;
+        Ok(true)
+    }
+
+    fn node(&self, inputs: &Inputs<'_>) -> Result<Vec<String>> {
+        let node = rootfs::node(inputs)?;
+        let parts = Parts {
+            name: self.name(),
+            version: VERSION,
+            level: self.options.level,
+            node: &node,
+            sizes: &self.located.recipe.sizes,
+            versions: &versions(inputs.lock),
+            epoch: u32::try_from(inputs.lock.epoch).unwrap_or(u32::MAX),
+        };
+        let done =
+            assemble(&parts, self.cache, &self.options.out, self.report).map_err(failed("assemble the image"))?;
+        Ok(self.written(&done.manifest))
+    }
+
+    fn guest(&self, inputs: &Inputs<'_>) -> Result<Vec<String>> {
+        let tree = rootfs::guest(inputs)?;
+        let level = self.options.level;
+        let file = format!("{}.tar.zst", self.name());
+        let versions = versions(inputs.lock);
+        let mut manifest =
+            Manifest::of_root(self.name(), VERSION, level.name(), &tree, &versions).map_err(failed("read the tree"))?;
+        let artifact = tarball::write(&tree, &self.options.out.join(&file), level, self.report)?;
+        manifest.artifacts.insert(file, artifact);
+        let text = manifest.to_json().map_err(failed("write the manifest"))?;
+        write_whole(&self.options.out.join(manifest_name(self.name())), &text)?;
+        Ok(self.written(&manifest))
+    }
+
+    /// Names of the files in the output folder.
+    fn written(&self, manifest: &Manifest) -> Vec<String> {
+        manifest.artifacts.keys().cloned().chain([manifest_name(self.name())]).collect()
+    }
+}
+
+fn manifest_name(name: &str) -> String {
+    format!("{name}.manifest.json")
+}
+
+fn versions(lock: &Lock) -> BTreeMap<String, String> {
+    lock.packages.iter().map(|p| (p.name.clone(), p.version.clone())).collect()
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(action: &str) -> impl FnOnce(E) -> Error {
+    let action = action.to_owned();
+    move |source| Error::Assemble { action, source: Box::new(source) }
+}

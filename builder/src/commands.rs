@@ -1,0 +1,7 @@
+//! The subcommands of `roost`, one file each: arguments, and what is shown. What they do is in the library.
+
+pub mod build;
+pub mod demo;
+pub mod lock;
+pub mod test;
+pub mod tools;

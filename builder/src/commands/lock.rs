@@ -1,0 +1,40 @@
+//! `roost lock`: resolve recipes anew and say what moved.
+
+use crate::build::relock;
+use crate::cache::Cache;
+use crate::recipe::Located;
+use crate::report::{Report, Style};
+
+/// Resolve a recipe's packages against Debian and write its lock file.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Recipes, by name (in image/recipes/) or by path.
+    #[arg(value_name = "RECIPE", required = true)]
+    recipes: Vec<String>,
+    /// Debian mirror, such as http://HOST/debian; default: that of this host's apt.
+    #[arg(long, env = "ROOST_MIRROR", value_name = "URL")]
+    mirror: Option<String>,
+    /// Events as JSON, one a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let report = Report::new(Style::choose(args.json));
+    let source = crate::source_dir()?;
+    for recipe in &args.recipes {
+        let located = Located::find(recipe, &source)?;
+        let (lock, moved) = relock(&located, args.mirror.as_deref(), &Cache::of_user(), &report)?;
+        let count = lock.packages.len();
+        match moved {
+            None => report.note(&format!("{recipe}: {count} packages locked")),
+            Some(lines) if lines.is_empty() => report.note(&format!("{recipe}: {count} packages, none moved")),
+            Some(lines) => {
+                report.note(&format!("{recipe}: {count} packages, {} moved", lines.len()));
+                lines.iter().for_each(|l| report.note(l));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! `roost tools`: the programs for other machines, static and stripped.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::programs::{self, Level};
+use crate::report::{Report, Style, megabytes};
+
+/// Programs that run elsewhere than in an image of ours.
+const TOOLS: [&str; 4] = ["store", "qa", "router", "vma"];
+
+/// Build the programs for other machines (store, qa, router, vma): static, for any Linux on x86-64.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder for the programs.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How much to spend on size.
+    #[arg(long, value_enum, default_value = "release")]
+    level: Level,
+    /// Events as JSON, one a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let report = Report::new(Style::choose(args.json));
+    let built = programs::build(&TOOLS, args.level, &crate::source_dir()?, &report)?;
+    for (name, bytes) in built.iter() {
+        let file = args.out.join(name);
+        crate::cache::write_whole(&file, bytes)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("Cannot make {} executable", file.display()))?;
+        report.note(&format!("{:<8} {:>10}  {}", name, megabytes(bytes.len() as u64), file.display()));
+    }
+    Ok(())
+}
