@@ -77,6 +77,14 @@ pub enum Error {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An upload that is no image.
+    #[error("Cannot import {name}: {source}")]
+    Import {
+        /// The upload's file name.
+        name: String,
+        /// What is wrong with it; part of the message, since it is the whole of it.
+        source: crate::import::ImportError,
+    },
     /// Hashing a password failed.
     #[error("Cannot hash a password: {0}")]
     Password(String),

@@ -3,7 +3,13 @@
 pub mod db;
 pub mod error;
 pub mod files;
+pub mod hub;
+pub mod import;
+pub mod listen;
 pub mod pki;
 pub mod placement;
+pub mod repository;
 pub mod secret;
+pub mod store;
+pub mod sync;
 pub mod throttle;

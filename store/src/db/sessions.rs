@@ -128,7 +128,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn end_session(&self, vm: VmId) -> Result<()> {
+    /// Forgets the VM's session.
+    pub fn end_session(&self, vm: VmId) -> Result<()> {
         let sql = "UPDATE vm_runtimes SET user_state = 'disconnected', session = NULL, session_host = NULL, session_user = NULL, client = NULL WHERE vm_id = ?";
         self.exec("end a session", sql, [vm.0])?;
         Ok(())

@@ -1,0 +1,73 @@
+//! TLS listeners: accept, handshake within bounds, serve each connection in its own task, drain.
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::{debug, warn};
+
+/// A peer has so long for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections open at a time on one listener.
+const CONNECTIONS: usize = 4096;
+/// After an accept that failed (out of descriptors, mostly) the next is tried so much later.
+const BREATH: Duration = Duration::from_millis(200);
+
+/// Serves connections until `stop` is true, then gives those at work `grace` to end.
+pub async fn serve<F, W>(listener: TcpListener, tls: TlsAcceptor, mut stop: watch::Receiver<bool>, grace: Duration, work: F)
+where
+    F: Fn(TlsStream<TcpStream>, SocketAddr) -> W + Clone + Send + 'static,
+    W: Future<Output = ()> + Send,
+{
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut tasks = JoinSet::new();
+    loop {
+        // Each branch only waits: dropping one loses no connection (accept is cancel-safe).
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(connection) => connection,
+                Err(error) => {
+                    warn!(%error, "Cannot accept a connection");
+                    tokio::time::sleep(BREATH).await;
+                    continue;
+                }
+            },
+            Some(done) = tasks.join_next(), if !tasks.is_empty() => {
+                if let Err(error) = done { warn!(%error, "A connection's task ended badly"); }
+                continue;
+            }
+            () = stopped(&mut stop) => break,
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            warn!(%peer, "Too many connections: one was refused");
+            continue;
+        };
+        let (handshake, work) = (tls.accept(stream), work.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            match tokio::time::timeout(HANDSHAKE, handshake).await {
+                Ok(Ok(stream)) => work(stream, peer).await,
+                Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
+                Err(_) => debug!(%peer, "TLS handshake took too long"),
+            }
+        });
+    }
+    drain(tasks, grace).await;
+}
+
+/// Resolves once the program is to stop.
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that whoever could say so is gone, which is the same.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+async fn drain(mut tasks: JoinSet<()>, grace: Duration) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace, all).await.is_err() {
+        warn!(connections = tasks.len(), "Connections did not end in time and are cut");
+        tasks.abort_all();
+    }
+}

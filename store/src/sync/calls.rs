@@ -1,0 +1,151 @@
+//! Answers to a router's questions.
+
+use crate::{
+    db::{Acquire, Placed, Verdict, Wish},
+    error::{Result, chain},
+    secret,
+    store::Store,
+    throttle::Subject,
+};
+use model::{
+    HostId, UserId, VmId,
+    grant::Grant,
+    key,
+    state::VmState,
+    sync::{Acquired, Call, LoggedIn, Refusal, Reply, Secret, ToNode},
+};
+use std::{
+    sync::PoisonError,
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, info, warn};
+
+/// A question about a VM's state is answered after this at the latest.
+const AWAIT: Duration = Duration::from_secs(2);
+/// A session that does not let go is told again this often.
+const ABORT_AGAIN: Duration = Duration::from_secs(2);
+
+pub(super) async fn answer(store: &Store, router: HostId, call: Call) -> Reply {
+    let reply = match call {
+        Call::Login { login, password, client } => log_in(store, login, password, client).await,
+        Call::List { user } => store.db.read(move |tx| tx.vms_of(user)).await.map(|vms| Ok(Reply::Vms(vms))),
+        Call::Acquire { user, vm, session, client } => acquire(store, Wish { user, vm, session, client, router }).await,
+        Call::AwaitVm { user, vm, seen } => await_vm(store, user, vm, seen).await,
+        Call::StopVm { user, vm } => stop_vm(store, user, vm).await,
+    };
+    match reply {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(refusal)) => Reply::Refused(refusal),
+        Err(error) => {
+            error!(host = %router, error = %chain(&error), "Cannot answer a router");
+            Reply::Refused(Refusal::Other("the store failed: its log says why".to_owned()))
+        }
+    }
+}
+
+async fn log_in(store: &Store, login: String, password: Secret, client: String) -> Result<Verdict<Reply>> {
+    let (login, account) = store
+        .db
+        .read(move |tx| {
+            let login = tx.normal_login(&login)?;
+            let account = tx.account(&login)?;
+            Ok((login, account))
+        })
+        .await?;
+    let subjects = [Subject::Login(login.clone()), Subject::Address(client.clone())];
+    let now = || store.db.clock().now_ms();
+    let throttle = || store.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+    let wait = throttle().wait_s(&subjects, now());
+    if wait > 0 {
+        warn!(user = login, client, seconds = wait, "Login refused: too many failures");
+        return Ok(Err(Refusal::TooMany(wait)));
+    }
+    let phc = account.as_ref().and_then(|account| account.password.clone());
+    let right = secret::verify(password, phc).await?;
+    match account.filter(|_| right) {
+        Some(account) => {
+            throttle().succeeded(&login);
+            info!(user = login, client, "Login");
+            Ok(Ok(Reply::LoggedIn(LoggedIn { user: account.id, login: account.login })))
+        }
+        None => {
+            throttle().failed(&subjects, now());
+            warn!(user = login, client, "Login failed");
+            Ok(Err(Refusal::BadLogin))
+        }
+    }
+}
+
+/// Takes the VM, ending another session first if there is one.
+async fn acquire(store: &Store, wish: Wish) -> Result<Verdict<Reply>> {
+    let limit = store.db.read(|tx| Ok(tx.config()?.get(&key::TAKEOVER_TIMEOUT))).await?;
+    let deadline = Instant::now() + limit;
+    let mut took_over = false;
+    loop {
+        let mut changes = store.db.changes();
+        let attempt = wish.clone();
+        let router = match store.db.write(move |tx| tx.acquire(&attempt, &mut secret::dice)).await? {
+            Acquire::Refused(refusal) => return Ok(Err(refusal)),
+            Acquire::Held(placed) => return grant(store, &wish, *placed, took_over).await.map(Ok),
+            Acquire::Contended { router } => router,
+        };
+        if Instant::now() >= deadline {
+            return Ok(Err(Refusal::Held));
+        }
+        took_over = true;
+        abort(store, wish.vm, router).await?;
+        // Any change may be the one waited for; the loop looks again.
+        let until = deadline.min(Instant::now() + ABORT_AGAIN);
+        drop(timeout_at(until, changes.changed()).await);
+    }
+}
+
+/// Tells the router that has the session to cut it. A router that cannot be told has lost its node, or
+/// its node the store: the session is taken from it, and the VM's own node is told as well.
+async fn abort(store: &Store, vm: VmId, router: Option<HostId>) -> Result<()> {
+    let message = || ToNode::AbortSession { vm, reason: "Another client has connected to this desktop".to_owned() };
+    if router.is_some_and(|router| store.hub.send(router, message())) {
+        info!(guest = %vm, "Session told to let go for another client");
+        return Ok(());
+    }
+    let host = store.db.read(move |tx| Ok(tx.life(vm)?.and_then(|life| life.host))).await?;
+    if let Some(host) = host {
+        store.hub.send(host, message());
+    }
+    warn!(guest = %vm, "Session taken from a router that cannot be reached");
+    store.db.write(move |tx| tx.end_session(vm)).await
+}
+
+async fn grant(store: &Store, wish: &Wish, placed: Placed, took_over: bool) -> Result<Reply> {
+    let ttl = store.db.read(|tx| Ok(tx.config()?.get(&key::GRANT_TTL))).await?;
+    let Placed { host, address, login, params, now } = placed;
+    let expires = store.db.clock().now_ms() / 1000 + ttl.as_secs();
+    let grant = store.pki.sign(&Grant { user: wish.user, vm: wish.vm, host, expires, login, params })?;
+    info!(guest = %wish.vm, host = %host, user = %wish.user, took_over, "Desktop granted");
+    Ok(Reply::Acquired(Acquired { host, address, grant, now, took_over }))
+}
+
+async fn await_vm(store: &Store, user: UserId, vm: VmId, seen: Option<VmState>) -> Result<Verdict<Reply>> {
+    let deadline = Instant::now() + AWAIT;
+    loop {
+        let mut changes = store.db.changes();
+        let life = match store.db.read(move |tx| tx.life_for(user, vm)).await? {
+            Ok(life) => life,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if Some(life.state) != seen || timeout_at(deadline, changes.changed()).await.is_err() {
+            return Ok(Ok(Reply::Vm(life.now())));
+        }
+    }
+}
+
+async fn stop_vm(store: &Store, user: UserId, vm: VmId) -> Result<Verdict<Reply>> {
+    store
+        .db
+        .write(move |tx| match tx.life_for(user, vm)? {
+            Ok(life) => Ok(tx.want_stop(&life)?.map(|()| Reply::Stopping)),
+            Err(refusal) => Ok(Err(refusal)),
+        })
+        .await
+}
