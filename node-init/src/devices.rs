@@ -7,11 +7,12 @@ use crate::fail::chain;
 use crate::kmsg;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use sys::modules::{Index, Loader, Params, device_aliases};
-use sys::uevent::{Event, Received, Socket};
+use sys::uevent::{Received, Socket};
 
 /// Modules that no device and no kernel call asks for by itself: what opens their device file would find none.
 const ALWAYS: &[&str] = &["loop", "tun", "vhost_net", "vhost_vsock", "button", "evdev", "qemu_fw_cfg"];
@@ -20,16 +21,18 @@ const ALWAYS: &[&str] = &["loop", "tun", "vhost_net", "vhost_vsock", "button", "
 pub struct Devices {
     socket: Socket,
     loader: Loader,
+    /// Aliases of devices whose modules are still to be loaded, the next one last.
+    pending: Vec<String>,
 }
 
 impl Devices {
-    /// Listens first, then loads for all devices that are there: nothing falls between.
+    /// Listens first, then looks at all devices that are there: nothing falls between.
     pub fn open() -> Result<Self, sys::Error> {
         let socket = Socket::open()?;
         let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let loader = Loader::new(Index::of_running_kernel()?, Params::parse(&cmdline));
-        let mut devices = Self { socket, loader };
-        devices.load_all(&device_aliases(Path::new("/sys")));
+        let mut devices = Self { socket, loader, pending: Vec::new() };
+        devices.look_at_all();
         Ok(devices)
     }
 
@@ -38,43 +41,63 @@ impl Devices {
         self.loader.load(name).map(drop)
     }
 
-    /// Asks `find` after every change among devices, until it has found something or the time is over.
+    /// Loads modules, for devices that are there and for those that come, until `find` has found something (it is
+    /// asked after every change) or the time is over.
     pub fn wait_for<T>(
         &mut self,
         limit: Duration,
         mut find: impl FnMut() -> Option<T>,
     ) -> Result<Option<T>, sys::Error> {
         let until = Instant::now() + limit;
+        let mut changed = true;
         loop {
-            self.handle_events()?;
-            if let Some(found) = find() {
+            changed |= self.hear_events()?;
+            if std::mem::take(&mut changed)
+                && let Some(found) = find()
+            {
                 return Ok(Some(found));
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || !sys::poll::readable(std::os::fd::AsFd::as_fd(&self.socket), Some(left))? {
+            if left.is_zero() {
                 return Ok(None);
             }
-        }
-    }
-
-    fn handle_events(&mut self) -> Result<(), sys::Error> {
-        loop {
-            match self.socket.recv()? {
-                Received::Event(event) => self.handle(&event),
-                Received::Lost => self.load_all(&device_aliases(Path::new("/sys"))),
-                Received::Nothing => return Ok(()),
+            match self.pending.pop() {
+                Some(alias) => self.load(&alias),
+                None => drop(sys::poll::readable(self.socket.as_fd(), Some(left))?),
             }
         }
     }
 
-    fn handle(&mut self, event: &Event) {
-        if let ("add", Some(alias)) = (event.action.as_str(), event.var("MODALIAS")) {
-            self.load(alias);
+    /// Loads for all devices that are there, and for those that appear by that.
+    fn load_all_pending(&mut self) -> Result<(), sys::Error> {
+        loop {
+            self.hear_events()?;
+            match self.pending.pop() {
+                Some(alias) => self.load(&alias),
+                None => return Ok(()),
+            }
         }
     }
 
-    fn load_all(&mut self, aliases: &BTreeSet<String>) {
-        aliases.iter().for_each(|a| self.load(a));
+    /// Takes all events that wait; says whether there were any.
+    fn hear_events(&mut self) -> Result<bool, sys::Error> {
+        let mut heard = false;
+        loop {
+            match self.socket.recv()? {
+                Received::Event(event) => {
+                    if let ("add", Some(alias)) = (event.action.as_str(), event.var("MODALIAS")) {
+                        self.pending.push(alias.to_owned());
+                    }
+                }
+                Received::Lost => self.look_at_all(),
+                Received::Nothing => return Ok(heard),
+            }
+            heard = true;
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        self.pending = by_urgency(device_aliases(Path::new("/sys")));
     }
 
     /// A device without its driver is a fact for the log; the boot decides by what it finds.
@@ -83,6 +106,21 @@ impl Devices {
             tracing::warn!(alias = name, error = %chain(&e), "Module not loaded");
         }
     }
+}
+
+/// Most urgent last: disks of virtual machines, then what disks of real ones hang on, then the rest. Each driver costs
+/// time, and whoever waits for the root wants its disk's first.
+fn by_urgency(aliases: BTreeSet<String>) -> Vec<String> {
+    let urgency = |alias: &String| match alias {
+        // Block devices and SCSI hosts of virtio; mass storage controllers of PCI.
+        a if a.starts_with("virtio:d00000002") || a.starts_with("virtio:d00000008") => 3,
+        a if a.starts_with("pci:") && a.contains("bc01") => 2,
+        a if a.starts_with("pci:") || a.starts_with("virtio:") => 1,
+        _ => 0,
+    };
+    let mut all: Vec<_> = aliases.into_iter().collect();
+    all.sort_by_key(urgency);
+    all
 }
 
 /// `node-init devices`: loads modules for all devices, says so, and goes on for those that come.
@@ -96,6 +134,7 @@ pub fn serve() -> ExitCode {
 
 fn load_for_ever() -> Result<Infallible, sys::Error> {
     let mut devices = Devices::open()?;
+    devices.load_all_pending()?;
     ALWAYS.iter().for_each(|name| devices.load(name));
     tracing::info!(ms = sys::boottime::now_ms(), "Modules are loaded for all devices");
     loop {
@@ -120,4 +159,20 @@ pub fn modprobe(names: &[&str]) -> ExitCode {
 fn report(e: &sys::Error) -> ExitCode {
     tracing::warn!(error = %chain(e), "Modules not loaded");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_of_disks_come_first() {
+        let aliases =
+            ["acpi:PNP0C0C:", "pci:v1bc02sc00i00", "pci:v2bc01sc06i01", "virtio:d00000001v1", "virtio:d00000002v1"];
+        let order = by_urgency(aliases.iter().map(|a| (*a).to_owned()).collect());
+        assert_eq!(
+            order,
+            ["acpi:PNP0C0C:", "pci:v1bc02sc00i00", "virtio:d00000001v1", "pci:v2bc01sc06i01", "virtio:d00000002v1"]
+        );
+    }
 }

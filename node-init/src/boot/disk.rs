@@ -17,30 +17,58 @@ const LINUX_DATA: [u8; 16] =
 /// A partition as the kernel shows it.
 #[derive(Debug, PartialEq)]
 pub struct Partition {
-    /// Its name in sysfs, such as `vda3`.
-    pub name: String,
+    /// The disk's name in sysfs, such as `vda`.
+    disk: String,
     /// Its device file.
     pub node: PathBuf,
-    /// Its PARTUUID in lower case; empty when the kernel was told of it by hand.
-    pub uuid: String,
     /// Its number on the disk.
-    pub number: u32,
+    number: u32,
 }
 
 /// All partitions that the kernel knows.
 pub fn partitions() -> Vec<Partition> {
-    let all = std::fs::read_dir(CLASS).into_iter().flatten().flatten();
-    all.filter_map(|e| partition(&e.path())).collect()
+    folders(Path::new(CLASS)).iter().flat_map(|disk| partitions_of(disk)).collect()
 }
 
-fn partition(folder: &Path) -> Option<Partition> {
-    let text = std::fs::read_to_string(folder.join("uevent")).ok()?;
-    let vars = parse_file(&text);
-    let var = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
-    let number = var("PARTN")?.parse().ok()?;
-    let uuid = var("PARTUUID").unwrap_or_default().to_ascii_lowercase();
-    let name = folder.file_name()?.to_string_lossy().into_owned();
-    Some(Partition { node: Path::new("/dev").join(var("DEVNAME")?), name, uuid, number })
+/// Those of the disk with this folder; none when it is not a disk.
+fn partitions_of(disk: &Path) -> Vec<Partition> {
+    let name = disk.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let partition = |folder: &PathBuf| {
+        let text = std::fs::read_to_string(folder.join("uevent")).ok()?;
+        let vars = parse_file(&text);
+        let var = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+        let number = var("PARTN")?.parse().ok()?;
+        Some(Partition { disk: name.clone(), node: Path::new("/dev").join(var("DEVNAME")?), number })
+    };
+    folders(disk).iter().filter_map(partition).collect()
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect()).unwrap_or_default()
+}
+
+/// All partitions with their PARTUUIDs, which Linux 6.12 does not tell: read from the disks' own tables.
+///
+/// A disk that cannot be read, or has no such table, has none.
+pub fn identified() -> Vec<(Partition, String)> {
+    let disk = |folder: &PathBuf| {
+        let partitions = partitions_of(folder);
+        let node = Path::new("/dev").join(folder.file_name()?);
+        let mut file = (!partitions.is_empty()).then(|| File::open(node).ok())??;
+        let gpt = GPT::find_from(&mut file).ok()?;
+        let entry = |number: u32| gpt.iter().find(|(n, e)| *n == number && e.is_used()).map(|(_, e)| uuid_text(e));
+        Some(partitions.into_iter().filter_map(|p| entry(p.number).map(|uuid| (p, uuid))).collect::<Vec<_>>())
+    };
+    folders(Path::new(CLASS)).iter().filter_map(disk).flatten().collect()
+}
+
+/// As everybody writes it: the first three groups lie on disk with their lowest byte first.
+fn uuid_text(entry: &GPTPartitionEntry) -> String {
+    let b = entry.unique_partition_guid;
+    let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+    let mut text: String = order.iter().map(|&i| format!("{:02x}", b[i])).collect();
+    [20, 16, 12, 8].iter().for_each(|&dash| text.insert(dash, '-'));
+    text
 }
 
 /// The whole disk that carries the root.
@@ -54,20 +82,16 @@ pub struct Disk {
 /// The disk of the partition that the root was found on.
 pub fn of_root(cmdline: &Cmdline) -> Result<Disk, BootError> {
     let uuid = cmdline.root_uuid();
-    let root = partitions().into_iter().find(|p| p.uuid == uuid);
-    let root = root.ok_or_else(|| BootError::NoRoot { uuid, seconds: 0, seen: "others".to_owned() })?;
-    let folder = Path::new(CLASS).join(&root.name);
-    let folder = folder.canonicalize().map_err(sys::Error::of("resolve", folder.display()))?;
-    let name = folder.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Disk { node: Path::new("/dev").join(&name), name })
+    let root = identified().into_iter().find(|(_, u)| *u == uuid);
+    let (root, _) = root.ok_or_else(|| BootError::NoRoot { uuid, seconds: 0, seen: "others".to_owned() })?;
+    Ok(Disk { node: Path::new("/dev").join(&root.disk), name: root.disk })
 }
 
 impl Disk {
     /// The device file of one of its partitions.
     pub fn partition(&self, number: u32) -> Option<PathBuf> {
-        let mine = Path::new(CLASS).join(&self.name);
-        let all = std::fs::read_dir(mine).into_iter().flatten().flatten();
-        all.filter_map(|e| partition(&e.path())).find(|p| p.number == number).map(|p| p.node)
+        let mine = partitions_of(&Path::new(CLASS).join(&self.name));
+        mine.into_iter().find(|p| p.number == number).map(|p| p.node)
     }
 
     /// Opens its partition table for change.
@@ -184,6 +208,15 @@ mod tests {
 
     fn table(disk: Cursor<Vec<u8>>) -> Table<Cursor<Vec<u8>>> {
         Table::read(disk, Path::new("/dev/x")).expect("reads")
+    }
+
+    #[test]
+    fn a_uuid_is_written_as_tools_write_it() {
+        let mut entry = GPTPartitionEntry::empty();
+        // EBD0A0A2-B9E5-4433-87C0-68B6B72699C7 as the UEFI specification puts it on disk.
+        entry.unique_partition_guid =
+            [0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99, 0xc7];
+        assert_eq!(uuid_text(&entry), "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7");
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn from_partition() -> Option<String> {
     partitions().iter().filter(|p| is_seed(&p.node)).find_map(|p| match read_partition(p) {
         Ok(text) => text,
         Err(e) => {
-            tracing::warn!(device = p.name, error = %chain(&e), "Seed partition cannot be read");
+            tracing::warn!(device = %p.node.display(), error = %chain(&e), "Seed partition cannot be read");
             None
         }
     })

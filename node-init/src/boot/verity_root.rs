@@ -1,7 +1,7 @@
 //! The root: found by its hash, read only through its hash tree.
 
 use super::cmdline::Cmdline;
-use super::disk::partitions;
+use super::disk::identified;
 use super::phases::BootError;
 use crate::devices::Devices;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ const MODULES: &[&str] = &["dm_mod", "dm_verity", "squashfs"];
 /// Waits for the partition whose PARTUUID is the beginning of the root hash.
 pub fn find(cmdline: &Cmdline, devices: &mut Devices, limit: Duration) -> Result<PathBuf, BootError> {
     let uuid = cmdline.root_uuid();
-    let found = devices.wait_for(limit, || partitions().into_iter().find(|p| p.uuid == uuid))?;
-    found.map(|p| p.node).ok_or_else(|| BootError::NoRoot { uuid, seconds: limit.as_secs(), seen: seen() })
+    let found = devices.wait_for(limit, || identified().into_iter().find(|(_, u)| *u == uuid))?;
+    found.map(|(p, _)| p.node).ok_or_else(|| BootError::NoRoot { uuid, seconds: limit.as_secs(), seen: seen() })
 }
 
 fn seen() -> String {
-    let all: Vec<_> = partitions().iter().map(|p| format!("{} ({})", p.node.display(), p.uuid)).collect();
+    let all: Vec<_> = identified().iter().map(|(p, uuid)| format!("{} ({uuid})", p.node.display())).collect();
     if all.is_empty() { "none at all".to_owned() } else { all.join(", ") }
 }
 

@@ -13,8 +13,9 @@ use rtnetlink::{
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 /// Why the kernel did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,8 @@ pub struct Link {
 pub struct Links {
     handle: Handle,
     changes: watch::Receiver<u64>,
+    /// The kernel answers EBUSY to a second listing on a socket while the first is under way.
+    listing: Arc<Mutex<()>>,
 }
 
 impl Links {
@@ -72,7 +75,7 @@ impl Links {
                 change.send_modify(|n| *n += 1)
             }
         });
-        Ok(Self { handle, changes })
+        Ok(Self { handle, changes, listing: Arc::default() })
     }
 
     /// Counts the changes of links; await one with `changed()`.
@@ -82,6 +85,7 @@ impl Links {
 
     /// All Ethernet links.
     pub async fn all(&self) -> Result<Vec<Link>, LinkError> {
+        let _alone = self.listing.lock().await;
         let found = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
         let found = found.map_err(failed("list", "the links"))?;
         Ok(found.iter().filter_map(to_link).collect())
@@ -135,6 +139,7 @@ impl Links {
     }
 
     async fn addresses(&self, link: &Link) -> Result<Vec<AddressMessage>, LinkError> {
+        let _alone = self.listing.lock().await;
         let found = self.handle.address().get().set_link_index_filter(link.index).execute();
         let found: Vec<_> = found.try_collect().await.map_err(failed("list the addresses of", &link.name))?;
         Ok(found.into_iter().filter(|m| m.header.family == AddressFamily::Inet).collect())

@@ -4,6 +4,8 @@
 //! - Guests reach neither each other nor the node, but for DHCP, DNS and ping.
 //! - Guests reach the world through the node's address, but not the cluster's own ports nearby, nor link-local
 //!   addresses (where clouds keep secrets). Nothing from outside reaches a guest.
+//!
+//! The bridge tables hold for every bridge: a node has one. Naming it (`meta ibrname`) would need one more kernel module.
 
 use super::{
     mac_text,
@@ -43,7 +45,6 @@ table bridge roost {{
 {addresses}    }}
     chain prerouting {{
         type filter hook prerouting priority -300; policy accept;
-        meta ibrname != "{bridge}" accept
         iifname . ether saddr != @macs counter drop
         ether type arp iifname . arp saddr ether . arp saddr ip @addresses accept
         ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
@@ -53,7 +54,7 @@ table bridge roost {{
     }}
     chain forward {{
         type filter hook forward priority 0; policy accept;
-        meta ibrname "{bridge}" counter drop
+        counter drop
     }}
 }}
 table inet roost {{

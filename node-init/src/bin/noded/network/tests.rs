@@ -53,8 +53,18 @@ fn a_node_gets_its_network_and_guests_get_theirs() {
     assert!(good && said.contains("1 passed"), "{said}");
 }
 
+/// Ends a daemon with the test. A parent-death signal would not: dnsmasq changes its credentials, which clears it.
+struct Ended(sys::spawn::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().expect("is killed");
+        self.0.wait().expect("ends");
+    }
+}
+
 /// The world: `srv` with a DHCP server; guests `g1` and `g2`.
-fn world(dir: &Path) -> sys::spawn::Child {
+fn world(dir: &Path) -> Ended {
     ok("mount --make-rprivate /");
     ok("mount -t tmpfs none /run");
     ok("ip link set lo up");
@@ -76,7 +86,7 @@ fn world(dir: &Path) -> sys::spawn::Child {
         .split_whitespace()
         .map(str::to_owned),
     );
-    server.die_with_parent().spawn().expect("dnsmasq starts")
+    Ended(server.spawn().expect("dnsmasq starts"))
 }
 
 /// Plugs a guest into the bridge.
@@ -114,6 +124,7 @@ async fn up(mut uplink: watch::Receiver<Option<Uplink>>) -> Uplink {
 #[ignore = "run by a_node_gets_its_network_and_guests_get_theirs"]
 async fn inside_a_namespace() {
     assert!(std::env::var_os(INSIDE).is_some(), "would change this machine's network");
+    crate::log_to_stderr();
     let dir = tempfile::tempdir().expect("temp dir");
     let _server = world(dir.path());
     let paths = Paths { state: dir.path().join("state"), run: dir.path().join("run") };
@@ -156,7 +167,6 @@ async fn guests(network: &Network) {
     let _listener = std::net::TcpListener::bind("0.0.0.0:8443").expect("binds");
     assert_eq!(connect("g1", "10.3.15.1", 8443), "refused", "the node's router");
     assert_eq!(connect("g1", "10.3.15.51", 80), "swallowed", "another guest");
-    assert_eq!(connect("srv", "10.99.0.1", 80), "refused", "the world itself answers");
     ok("ip -n srv route add 10.3.15.0/24 dev up1");
     assert_eq!(connect("srv", "10.3.15.50", 80), "swallowed", "a guest, from outside");
 
@@ -176,11 +186,10 @@ async fn leases(paths: &Paths) {
     std::fs::write(&test_conf, own).expect("writes");
     let mut dnsmasq = Command::new("/usr/sbin/dnsmasq");
     dnsmasq.args(["-C".into(), test_conf.into_os_string()]);
-    let dnsmasq = dnsmasq.die_with_parent().stderr(Stdio::Inherit).spawn().expect("starts");
+    let dnsmasq = Ended(dnsmasq.stderr(Stdio::Inherit).spawn().expect("starts"));
     let (good, said) = again("ip netns exec g1", "a_guest_asks_for_a_lease");
     assert!(good && said.contains("lease 10.3.15.50/24 router Some(10.3.15.1) dns [10.3.15.1]"), "{said}");
-    dnsmasq.kill().expect("is killed");
-    dnsmasq.wait().expect("ends");
+    drop(dnsmasq);
 }
 
 #[tokio::test]

@@ -83,8 +83,9 @@ pub struct Task {
 impl Task {
     /// Runs for ever.
     pub async fn run(self) {
+        let mut changes = self.links.changes();
         loop {
-            let Err(error) = self.serve().await else { continue };
+            let Err(error) = self.serve(&mut changes).await else { continue };
             self.lost(format!("The network is not up: {}", chain(&error)));
             tracing::error!(error = %chain(&error), "The uplink failed");
             sleep(PAUSE).await;
@@ -92,17 +93,19 @@ impl Task {
     }
 
     /// One choice of a link; returns to choose again.
-    async fn serve(&self) -> Result<(), UplinkError> {
+    async fn serve(&self, changes: &mut watch::Receiver<u64>) -> Result<(), UplinkError> {
+        // What changes from here on is seen by the wait below.
+        changes.mark_unchanged();
         let candidates = self.candidates().await?;
         if candidates.is_empty() {
             self.lost("No network card has a link".to_owned());
-            return Ok(self.change().await);
+            return Ok(change(changes).await);
         }
         let alone = candidates.len() == 1;
         for link in candidates {
             match &self.wanted.fixed {
                 Some(fixed) => return self.fixed(&link, fixed).await,
-                None => self.leased(&link, alone).await?,
+                None => self.leased(&link, alone, changes).await?,
             }
         }
         Ok(())
@@ -121,16 +124,6 @@ impl Task {
         Ok(all.into_iter().filter(|l| l.carrier).collect())
     }
 
-    async fn change(&self) {
-        // A change between the look and this wait is seen: the receiver is marked when the look began.
-        let mut changes = self.links.changes();
-        let soon = Instant::now() + PAUSE;
-        // The pause bounds what a lost event costs. An error means that netlink is gone: the pause remains.
-        if let Ok(Err(_)) = timeout_at(soon, changes.changed()).await {
-            sleep(PAUSE).await;
-        }
-    }
-
     async fn fixed(&self, link: &Link, fixed: &NetworkSeed) -> Result<(), UplinkError> {
         self.configure(link, fixed.address, Some(fixed.gateway), fixed.dns.clone(), vec![]).await?;
         // A cable pulled out keeps its address: nothing is gained by taking it away.
@@ -138,12 +131,16 @@ impl Task {
     }
 
     /// Holds a lease on this link. Returns when another should be tried.
-    async fn leased(&self, link: &Link, alone: bool) -> Result<(), UplinkError> {
+    async fn leased(
+        &self,
+        link: &Link,
+        alone: bool,
+        changes: &mut watch::Receiver<u64>,
+    ) -> Result<(), UplinkError> {
         let client = Client { mac: link.mac, name: self.wanted.name.clone() };
         let socket = |source| UplinkError::Socket { link: link.name.clone(), source };
         let mut dhcp = Dhcp::begin(&link.name, client).await.map_err(socket)?;
         self.lost(format!("No DHCP server has answered on {} yet", link.name));
-        let mut changes = self.links.changes();
         let (mut carrier, mut trial) = (true, Some(Instant::now() + TRIAL).filter(|_| !alone));
         loop {
             // Cancel-safe: both lose nothing when dropped.
@@ -208,6 +205,15 @@ impl Task {
                 true
             }
         });
+    }
+}
+
+/// Waits for a change; the pause bounds what a lost event costs.
+async fn change(changes: &mut watch::Receiver<u64>) {
+    let soon = Instant::now() + PAUSE;
+    // An error means that netlink is gone: the pause remains.
+    if let Ok(Err(_)) = timeout_at(soon, changes.changed()).await {
+        sleep(PAUSE).await;
     }
 }
 
