@@ -42,7 +42,7 @@ impl Apt {
     fn set_up(mirror: &Mirror, cache: &Cache) -> Result<Self> {
         let keyring = keyring()?;
         let root = cache.folder("apt")?;
-        for folder in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d"] {
+        for folder in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/apt.conf.d", "etc/sources.list.d"] {
             let folder = root.join(folder);
             std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
         }
@@ -113,7 +113,7 @@ fn sources(mirror: &Mirror, keyring: &Path) -> String {
 fn configuration(root: &Path) -> String {
     let dir = root.display();
     format!(
-        "Dir \"{dir}\";\nDir::Etc \"{dir}/etc\";\nDir::Etc::Parts \"-\";\nDir::Etc::SourceParts \"-\";\nDir::State \"{dir}/state\";\n\
+        "Dir \"{dir}\";\nDir::Etc \"{dir}/etc\";\nDir::State \"{dir}/state\";\n\
          Dir::State::Status \"{dir}/status\";\nDir::Cache \"{dir}/cache\";\nDir::Log \"{dir}\";\n\
          APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\nAPT::Install-Recommends \"false\";\n\
          APT::Install-Suggests \"false\";\nAPT::Sandbox::User \"\";\nAPT::Get::AllowUnauthenticated \"false\";\n\
