@@ -100,9 +100,6 @@ async fn log_in(router: &Router, login: &str, password: &str, client: IpAddr) ->
 }
 
 async fn ask_store(router: &Router, login: &str, password: &str, client: IpAddr) -> Result<LoggedIn, Refusal> {
-    if !router.noded.store_online() {
-        return Err(Refusal::StoreAway);
-    }
     let (login, password) = (login.to_owned(), Secret(password.to_owned()));
     match router.noded.call(Call::Login { login, password, client: client.to_string() }, LOGIN_LIMIT).await {
         Reply::LoggedIn(who) => Ok(who),

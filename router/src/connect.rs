@@ -140,13 +140,13 @@ pub struct Connecting<'a, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connecting<'_, S> {
     /// Gets the VM, waits until it runs, opens the session, and answers 101.
     pub async fn connect(mut self, wanted: Wanted) -> Result<Session, NoSession> {
-        let id = random::session_id().map_err(|e| not_available(e))?;
+        let id = random::session_id().map_err(not_available)?;
         let report = table::connecting(id, wanted.vm, self.who.user, self.client.to_string());
         let live = self.router.table.enter(report, self.router.noded.reports());
         let acquired = self.acquire(&live, wanted.vm).await?;
         live.report(UserState::Connecting);
         self.wait_until_running(&live, wanted.vm, &acquired.now).await?;
-        let key = random::slave_key().map_err(|e| not_available(e))?;
+        let key = random::slave_key().map_err(not_available)?;
         let guest = self.open(&live, wanted, acquired, &key).await?;
         live.report(UserState::Connected);
         self.progress.say("Connection established");
@@ -172,9 +172,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connecting<'_, S> {
     }
 
     async fn ask_for_vm(&mut self, live: &Live, vm: VmId) -> Result<Reply, NoSession> {
-        if !self.router.noded.store_online() {
-            return Ok(Reply::Refused(Refusal::StoreAway));
-        }
         let call = Call::Acquire { user: self.who.user, vm, session: live.id(), client: self.client.to_string() };
         let limit = self.router.config().get(&key::TAKEOVER_TIMEOUT) + ACQUIRE_MARGIN;
         let noded = self.router.noded.clone();

@@ -83,7 +83,10 @@ impl Public {
         self.unsettled = result.is_err();
         let report = result.map_err(|e| chain(&e));
         if self.reported.as_ref() != Some(&report) {
-            tracing::info!(?report, "The router listens for clients");
+            match &report {
+                Ok(address) => tracing::info!(address, "The router listens for clients"),
+                Err(error) => tracing::error!(error, "The router cannot listen as configured"),
+            }
             router.noded.reports().say(ToNoded::Listening(report.clone()));
             self.reported = Some(report);
         }
@@ -242,5 +245,22 @@ pub fn tune(tcp: &TcpStream) {
     };
     if let Err(error) = set() {
         tracing::debug!(error = %error, "A socket takes no options");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fault_of_one_connection_stays_there() {
+        let (drain, guard) = crate::drain::Drain::new();
+        tokio::spawn(isolated(async move {
+            let _held = guard;
+            panic!("a fault made on purpose");
+        }))
+        .await
+        .expect("the task ends in order");
+        drain.finish(Duration::from_secs(3600)).await;
     }
 }

@@ -6,12 +6,18 @@
 //! connection, until the one who asked gives up. All calls may be repeated: that of a session carries
 //! its id.
 
-use crate::{RouterError, counters::Counters, error::chain, table::Table};
+use crate::{
+    RouterError,
+    counters::Counters,
+    error::chain,
+    table::{self, Table},
+};
 use futures_util::{SinkExt, StreamExt};
 use model::{
     frame,
     local::{RouterConfig, ToNoded, ToRouter},
-    sync::{Call, Refusal, Reply},
+    state::UserState,
+    sync::{Call, Refusal, Reply, SessionReport},
 };
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -83,12 +89,13 @@ impl Noded {
         self.configuration.clone()
     }
 
-    /// Whether `noded` answers and says that the store can be reached.
-    pub fn store_online(&self) -> bool {
-        *self.connected.borrow() && self.configuration.borrow().as_ref().is_some_and(|c| c.store_online)
+    /// What `noded` last said of the store; it says so again at each connection and change.
+    fn store_online(&self) -> bool {
+        self.configuration.borrow().as_ref().is_some_and(|c| c.store_online)
     }
 
-    /// Asks the store. No answer within `limit` is [`Refusal::StoreAway`].
+    /// Asks the store. No answer within `limit` is [`Refusal::StoreAway`]; so is, at once, a store
+    /// that `noded` says is away.
     pub async fn call(&self, call: Call, limit: Duration) -> Reply {
         self.ask(call, None, limit).await
     }
@@ -101,7 +108,8 @@ impl Noded {
     async fn ask(&self, call: Call, session: Option<u64>, limit: Duration) -> Reply {
         const AWAY: Reply = Reply::Refused(Refusal::StoreAway);
         let mut connected = self.connected.clone();
-        if !matches!(timeout(AWAY_LIMIT, connected.wait_for(|c| *c)).await, Ok(Ok(_))) {
+        let answers = matches!(timeout(AWAY_LIMIT, connected.wait_for(|c| *c)).await, Ok(Ok(_)));
+        if !answers || !self.store_online() {
             return AWAY;
         }
         let (reply, answer) = oneshot::channel();
@@ -238,7 +246,9 @@ impl Link {
                 frame = frames.next() => {
                     let end = || self.broken(std::io::ErrorKind::UnexpectedEof.into());
                     let bytes = frame.ok_or_else(end)?.map_err(|e| self.broken(e))?;
-                    self.receive(&bytes);
+                    if let Some(word) = self.receive(&bytes) {
+                        self.send(&mut frames, &word).await?;
+                    }
                 }
                 _ = tick.tick() => self.tick(&mut frames).await?,
             }
@@ -275,7 +285,8 @@ impl Link {
     }
 
     async fn tick(&mut self, frames: &mut Frames) -> Result<(), RouterError> {
-        self.calls.retain(|_, pending| !pending.reply.is_closed());
+        // A session's call stays although nobody waits: what it brings must be given back.
+        self.calls.retain(|_, pending| pending.session.is_some() || !pending.reply.is_closed());
         let Some(counts) = self.counters.take() else { return Ok(()) };
         let sent = self.send(frames, &ToNoded::Counters(counts)).await;
         if sent.is_err() {
@@ -290,13 +301,14 @@ impl Link {
         sent.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(|e| self.broken(e))
     }
 
-    /// A frame of a newer `noded` that this router cannot read is passed over.
-    fn receive(&mut self, bytes: &[u8]) {
+    /// Applies a frame; there may be something to say to it. A frame of a newer `noded` that this
+    /// router cannot read is passed over.
+    fn receive(&mut self, bytes: &[u8]) -> Option<ToNoded> {
         match frame::decode(bytes) {
             Ok(ToRouter::Config(config)) => {
                 self.configuration.send_replace(Some(Arc::new(*config)));
             }
-            Ok(ToRouter::Reply(number, reply)) => self.reply(number, reply),
+            Ok(ToRouter::Reply(number, reply)) => return self.reply(number, reply),
             Ok(ToRouter::Abort { vm, reason }) => {
                 let sessions = self.table.abort(vm, &reason);
                 tracing::info!(guest = %vm, reason, sessions, "Sessions are cut");
@@ -304,19 +316,32 @@ impl Link {
             Ok(ToRouter::Guests(guests)) => self.table.set_guests(guests),
             Err(error) => tracing::warn!(error = %chain(&error), "A frame of the node daemon was passed over"),
         }
+        None
     }
 
-    fn reply(&mut self, number: u64, reply: Reply) {
-        let Some(pending) = self.calls.remove(&number) else { return };
-        if let (Some(session), Reply::Acquired(_)) = (pending.session, &reply) {
-            self.table.acquired(session);
+    /// Hands an answer over. A VM given to a session that has ended meanwhile is to be given back: the
+    /// report to send.
+    fn reply(&mut self, number: u64, reply: Reply) -> Option<ToNoded> {
+        let pending = self.calls.remove(&number)?;
+        if let (Some(session), Reply::Acquired(_)) = (pending.session, &reply)
+            && !self.table.acquired(session)
+        {
+            return over(&pending.call);
         }
         let _gave_up = pending.reply.send(reply);
+        None
     }
 
     fn broken(&self, source: std::io::Error) -> RouterError {
         RouterError::Noded { path: self.path.clone(), source }
     }
+}
+
+/// The end of the session that a call was to acquire a VM for.
+fn over(call: &Call) -> Option<ToNoded> {
+    let Call::Acquire { user, vm, session, client } = call else { return None };
+    let report = table::connecting(*session, *vm, *user, client.clone());
+    Some(ToNoded::Session(SessionReport { state: UserState::Disconnected, ..report }))
 }
 
 #[cfg(test)]

@@ -32,8 +32,9 @@ pub struct Totals {
     pub down: u64,
 }
 
-/// Relays until both directions ended, or one failed. `ahead` are bytes of the client that were read
-/// before the session began. Dropping the future ends the session where it is.
+/// Relays until both directions have ended. A direction that fails ends; the other one may still have
+/// last words to pass on, and the first failure is returned. `ahead` are bytes of the client that were
+/// read before the session began. Dropping the future ends the session where it is.
 pub async fn relay<C, G>(client: &mut C, guest: &mut G, ahead: Vec<u8>) -> (Totals, io::Result<()>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -41,17 +42,18 @@ where
 {
     let (mut up, mut down) = (Direction::new(ahead), Direction::new(Vec::new()));
     let mut silence = Silence::new(HALF_CLOSED_SILENCE);
-    let result = poll_fn(|cx| {
-        let one = up.poll(cx, client, guest)?.is_ready();
-        let other = down.poll(cx, guest, client)?.is_ready();
+    poll_fn(|cx| {
+        let one = up.poll(cx, client, guest).is_ready();
+        let other = down.poll(cx, guest, client).is_ready();
         match (one, other) {
-            (true, true) => Poll::Ready(Ok(())),
+            (true, true) => Poll::Ready(()),
             (false, false) => Poll::Pending,
-            _ => silence.poll(cx, up.total + down.total).map(Ok),
+            _ => silence.poll(cx, up.total + down.total),
         }
     })
     .await;
-    (Totals { up: up.total, down: down.total }, result)
+    let totals = Totals { up: up.total, down: down.total };
+    (totals, up.failure.or(down.failure).map_or(Ok(()), Err))
 }
 
 /// One direction of a session.
@@ -61,6 +63,7 @@ struct Direction {
     taken: usize,
     unflushed: bool,
     total: u64,
+    failure: Option<io::Error>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,33 +76,57 @@ enum State {
 
 impl Direction {
     fn new(kept: Vec<u8>) -> Self {
-        Self { state: State::Copying, kept, taken: 0, unflushed: false, total: 0 }
+        Self { state: State::Copying, kept, taken: 0, unflushed: false, total: 0, failure: None }
     }
 
-    /// Ready once the end was passed on.
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    /// Ready once the end was passed on, or cannot be.
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<()>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         for _ in 0..ROUNDS {
             if self.state == State::Ended {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(());
             }
-            ready!(self.poll_kept(cx, to))?;
-            if self.state == State::Ending {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                self.state = State::Ended;
-                continue;
+            match self.poll_round(cx, from, to) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(failure)) => {
+                    self.failure = Some(failure);
+                    self.state = State::Ended;
+                }
+                Poll::Pending => return Poll::Pending,
             }
-            let passed = scratch::poll_read(from, cx, |cx, bytes| self.pass(cx, bytes, to));
-            let Poll::Ready(passed) = passed else {
-                return self.poll_flush(cx, to).and_pending();
-            };
-            passed??;
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Passes on what is kept, then the end or what can be read at once. Fails when nothing more can
+    /// be written.
+    fn poll_round<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        ready!(self.poll_kept(cx, to))?;
+        if self.state == State::Ending {
+            ready!(Pin::new(to).poll_shutdown(cx))?;
+            self.state = State::Ended;
+            return Poll::Ready(Ok(()));
+        }
+        match scratch::poll_read(from, cx, |cx, bytes| self.pass(cx, bytes, to)) {
+            Poll::Ready(Ok(passed)) => Poll::Ready(passed),
+            Poll::Ready(Err(failure)) => {
+                self.failure = Some(failure);
+                self.state = State::Ending;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => {
+                ready!(self.poll_flush(cx, to))?;
+                Poll::Pending
+            }
+        }
     }
 
     /// Writes bytes just read, and keeps those that were not taken.
@@ -143,20 +170,6 @@ impl Direction {
     fn count(&mut self, taken: usize) {
         self.total += taken as u64;
         self.unflushed |= taken > 0;
-    }
-}
-
-/// Turns "flushed" into "not over yet", and keeps a failure.
-trait AndPending {
-    fn and_pending(self) -> Self;
-}
-
-impl AndPending for Poll<io::Result<()>> {
-    fn and_pending(self) -> Self {
-        match self {
-            Self::Ready(Err(e)) => Self::Ready(Err(e)),
-            _ => Self::Pending,
-        }
     }
 }
 
@@ -236,6 +249,23 @@ mod tests {
         drop(guest);
         assert_eq!(client.read(&mut heard).await.expect("end"), 0);
         relay.await.expect("no panic").1.expect("ended in order");
+    }
+
+    #[tokio::test]
+    async fn the_last_words_of_a_guest_that_takes_no_more_arrive() {
+        let (mut client, mut c) = duplex(64);
+        let (mut g, guest) = tokio::net::UnixStream::pair().expect("a pair");
+        let relay = tokio::spawn(async move { relay(&mut c, &mut g, Vec::new()).await });
+        let guest = guest.into_std().expect("std");
+        std::io::Write::write_all(&mut &guest, b"goodbye").expect("fits");
+        drop(guest);
+        client.write_all(b"are you there?").await.expect("taken");
+        let mut heard = [0; 7];
+        client.read_exact(&mut heard).await.expect("the last words");
+        assert_eq!(&heard, b"goodbye");
+        drop(client);
+        let failure = relay.await.expect("no panic").1.expect_err("the guest took no more");
+        assert_eq!(failure.kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]

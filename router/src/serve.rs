@@ -139,11 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
 
     async fn vms(&self, who: &LoggedIn) -> Result<Vec<VmEntry>, Refusal> {
         let user = who.user;
-        let reply = match self.router.noded.store_online() {
-            true => self.router.noded.call(Call::List { user }, LIST_LIMIT).await,
-            false => Reply::Refused(Refusal::StoreAway),
-        };
-        match reply {
+        match self.router.noded.call(Call::List { user }, LIST_LIMIT).await {
             Reply::Vms(vms) => {
                 self.router.known.listed(user, &vms);
                 Ok(vms)

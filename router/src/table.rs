@@ -47,18 +47,16 @@ impl Table {
         Live { table: self.clone(), session, aborted, reports }
     }
 
-    /// The store has given the VM to this session.
-    pub fn acquired(&self, session: u64) {
-        if let Some(entry) = self.lock().sessions.get_mut(&session) {
-            entry.acquired = true;
-        }
+    /// The store has given the VM to this session; false when the session has ended meanwhile.
+    pub fn acquired(&self, session: u64) -> bool {
+        self.lock().sessions.get_mut(&session).map(|entry| entry.acquired = true).is_some()
     }
 
     /// Ends the acquired sessions with a VM; how many.
     pub fn abort(&self, vm: VmId, reason: &str) -> usize {
         let inner = self.lock();
         let concerned = inner.sessions.values().filter(|e| e.acquired && e.report.vm == vm);
-        concerned.map(|e| e.abort.send_replace(Some(reason.to_owned()))).count()
+        concerned.inspect(|e| drop(e.abort.send_replace(Some(reason.to_owned())))).count()
     }
 
     /// The sessions to tell of after a reconnection.

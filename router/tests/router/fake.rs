@@ -61,6 +61,10 @@ pub struct State {
     /// Opens to be refused as busy first.
     pub busy: u32,
     pub sessions: HashMap<u64, SessionReport>,
+    /// While set, a takeover waits.
+    pub slow_takeover: bool,
+    /// The session that waits for its takeover.
+    pub acquiring: Option<u64>,
 }
 
 /// A running model.
@@ -204,7 +208,7 @@ impl Shared {
         match call {
             Call::Acquire { user, vm, session, .. } => self.acquire(user, vm, session).await,
             Call::AwaitVm { vm, seen, .. } => self.await_vm(vm, seen).await,
-            call => self.lock().answer(call).map_or_else(Reply::Refused, |reply| reply),
+            call => self.lock().answer(call).unwrap_or_else(Reply::Refused),
         }
     }
 
@@ -216,6 +220,10 @@ impl Shared {
         let held = |state: &State| state.sessions.values().any(|s| s.vm == vm && s.session != session);
         let took_over = held(&self.lock());
         if took_over {
+            self.lock().acquiring = Some(session);
+            while self.lock().slow_takeover {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             self.say(ToRouter::Abort { vm, reason: "taken over".to_owned() });
             changes.wait_for(|_| !held(&self.lock())).await.expect("lives");
         }

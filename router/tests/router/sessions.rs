@@ -218,6 +218,26 @@ fn a_client_that_leaves_while_waiting_lets_go_of_the_vm() {
 }
 
 #[test]
+fn a_vm_given_to_a_client_that_left_is_given_back() {
+    let world = World::new();
+    let (_first, _guest, _) = session(&world, vm::RUNNING);
+    // The second one leaves before the store has answered it.
+    world.fake.state().slow_takeover = true;
+    let mut second = world.client();
+    second.send(connect(vm::RUNNING, ANN));
+    let newcomer = world.fake.wait("asked", |state| state.acquiring);
+    drop(second);
+    world.fake.state().slow_takeover = false;
+    world.fake.wait("given back", |state| {
+        let given_back = |word: &ToNoded| match word {
+            ToNoded::Session(r) => r.session == newcomer && r.state == UserState::Disconnected,
+            _ => false,
+        };
+        state.heard.iter().any(given_back).then_some(())
+    });
+}
+
+#[test]
 fn at_the_end_idle_clients_go_at_once_and_sessions_when_time_is_over() {
     let mut world = World::new();
     let mut idle = world.client();

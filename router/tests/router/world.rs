@@ -187,6 +187,8 @@ fn state(ca: &Ca, setup: &Setup) -> State {
         opened: Vec::new(),
         busy: 0,
         sessions: HashMap::new(),
+        slow_takeover: false,
+        acquiring: None,
     }
 }
 
