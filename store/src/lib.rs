@@ -1,5 +1,6 @@
 //! The central store: cluster model in SQL, node sync, admin API, image repository.
 
+pub mod api;
 pub mod db;
 pub mod error;
 pub mod files;
@@ -10,6 +11,8 @@ pub mod pki;
 pub mod placement;
 pub mod repository;
 pub mod secret;
+pub mod serve;
+pub mod site;
 pub mod store;
 pub mod sync;
 pub mod throttle;

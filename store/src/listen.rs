@@ -17,8 +17,13 @@ const CONNECTIONS: usize = 4096;
 const BREATH: Duration = Duration::from_millis(200);
 
 /// Serves connections until `stop` is true, then gives those at work `grace` to end.
-pub async fn serve<F, W>(listener: TcpListener, tls: TlsAcceptor, mut stop: watch::Receiver<bool>, grace: Duration, work: F)
-where
+pub async fn serve<F, W>(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    mut stop: watch::Receiver<bool>,
+    grace: Duration,
+    work: F,
+) where
     F: Fn(TlsStream<TcpStream>, SocketAddr) -> W + Clone + Send + 'static,
     W: Future<Output = ()> + Send,
 {

@@ -14,8 +14,8 @@ use model::{
     sync::{NODE_SUFFIX, RouterTls, STORE_NAME},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType, SerialNumber,
 };
 use ring::{
     rand::{SecureRandom, SystemRandom},
@@ -122,7 +122,8 @@ impl Pki {
     /// A new key and certificate for a node's router, as clients see it.
     pub fn router_certificate(&self, id: HostId, name: &str, address: IpAddr) -> Result<RouterTls> {
         let mut params = params(name, 2046)?;
-        params.subject_alt_names = vec![dns_name(name)?, dns_name(&format!("{id}{NODE_SUFFIX}"))?, SanType::IpAddress(address)];
+        params.subject_alt_names =
+            vec![dns_name(name)?, dns_name(&format!("{id}{NODE_SUFFIX}"))?, SanType::IpAddress(address)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.fresh(params)
     }
@@ -191,7 +192,8 @@ pub fn pair(tls: &RouterTls) -> Result<(Vec<CertificateDer<'static>>, PrivateKey
 /// Whether the texts are a certificate chain and its key, such as a router can show.
 pub fn check_pair(tls: &RouterTls) -> Result<()> {
     let invalid = |text: String| Error::Invalid(text);
-    let (chain, key) = pair(tls).map_err(|e| invalid(format!("No PEM certificate and key: {}", crate::error::chain(&e))))?;
+    let (chain, key) =
+        pair(tls).map_err(|e| invalid(format!("No PEM certificate and key: {}", crate::error::chain(&e))))?;
     if chain.is_empty() {
         return Err(invalid("There is no CERTIFICATE block in cert: expected PEM".to_owned()));
     }
@@ -279,7 +281,8 @@ mod tests {
         wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let csr = wish.serialize_request(&key).expect("a request");
         let issued = pki.node_certificate(HostId(7), "node7", csr.der()).expect("signed");
-        let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(&issued.certificate).expect("parses");
+        let (_, certificate) =
+            x509_parser::certificate::X509Certificate::from_der(&issued.certificate).expect("parses");
         assert!(!certificate.is_ca());
         let names = certificate.subject_alternative_name().expect("parses").expect("there").value;
         assert_eq!(format!("{names:?}").matches("DNSName").count(), 1);

@@ -1,7 +1,10 @@
 //! What all parts of a running store share.
 
 use crate::{db::Db, hub::Hub, import::Imports, pki::Pki, repository::Repository, throttle::Throttle};
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
 
 /// A running store. Handlers and connections hold it by `Arc`.
 pub struct Store {
@@ -17,6 +20,8 @@ pub struct Store {
     pub imports: Imports,
     /// Held while a file and its row come or go together.
     pub publishing: tokio::sync::Mutex<()>,
+    /// Uploads that a request is writing to.
+    pub receiving: Mutex<HashSet<String>>,
     /// Failed logins of late.
     pub throttle: Mutex<Throttle>,
     /// When this process began to listen, Unix milliseconds.
@@ -36,6 +41,7 @@ impl Store {
             images,
             imports: Imports::default(),
             publishing: tokio::sync::Mutex::default(),
+            receiving: Mutex::default(),
             throttle: Mutex::default(),
             up_since_ms,
             node_port,

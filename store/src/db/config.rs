@@ -14,7 +14,9 @@ impl Tx<'_> {
     /// All stored values.
     pub fn config(&self) -> Result<Config> {
         let pair = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-        Ok(Config(self.all("read the configuration", "SELECT key, value FROM configs", [], pair)?.into_iter().collect()))
+        Ok(Config(
+            self.all("read the configuration", "SELECT key, value FROM configs", [], pair)?.into_iter().collect(),
+        ))
     }
 
     /// Every key with its value, stored or default, sorted; `internal.*` only when asked for.
@@ -33,7 +35,8 @@ impl Tx<'_> {
     /// Stores a value after checking it against its key.
     pub fn config_set(&self, key: &str, value: &str) -> Result<()> {
         key::check(key, value)?;
-        let sql = "INSERT INTO configs (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        let sql =
+            "INSERT INTO configs (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
         self.exec("write a configuration key", sql, [key, value])?;
         Ok(())
     }

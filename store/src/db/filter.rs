@@ -74,7 +74,9 @@ pub fn clause(object: Object, filter: &Filter) -> Clause {
         match &term.column {
             Column::Property(key) => {
                 let (table, id) = (properties_table(object), expression(object, "id"));
-                clause.sql.push_str(&format!("EXISTS (SELECT 1 FROM {table} p WHERE p.object_id = {id} AND p.key = ? AND "));
+                clause
+                    .sql
+                    .push_str(&format!("EXISTS (SELECT 1 FROM {table} p WHERE p.object_id = {id} AND p.key = ? AND "));
                 clause.params.push(Value::Text(key.clone()));
                 clause.compare("p.value", Kind::Text, &term.pattern);
                 clause.sql.push(')');

@@ -160,7 +160,11 @@ impl Tx<'_> {
                    auth_ok = auth_ok + ?, nx_attempts = nx_attempts + ?, nx_ok = nx_ok + ?, short_sessions = short_sessions + ?
                    WHERE host_id = ?";
         let Counters { http_requests, auth_attempts, auth_ok, nx_attempts, nx_ok, short_sessions } = *more;
-        self.exec("add counts", sql, (http_requests, auth_attempts, auth_ok, nx_attempts, nx_ok, short_sessions, id.0))?;
+        self.exec(
+            "add counts",
+            sql,
+            (http_requests, auth_attempts, auth_ok, nx_attempts, nx_ok, short_sessions, id.0),
+        )?;
         Ok(())
     }
 
@@ -168,7 +172,8 @@ impl Tx<'_> {
     /// that nobody noticed.
     pub fn hello(&self, id: HostId, hello: &Hello) -> Result<()> {
         let machine = &hello.inventory;
-        let sql = "UPDATE host_runtimes SET state = CASE WHEN state IN ('stopped', 'lost') THEN 'starting' ELSE state END,
+        let sql =
+            "UPDATE host_runtimes SET state = CASE WHEN state IN ('stopped', 'lost') THEN 'starting' ELSE state END,
                    seen_ms = ?, version = ?, inventory = ?, usable_ram_mib = ?, usable_cpu = ? WHERE host_id = ?";
         let inventory = serde_json::to_string(machine).unwrap_or_default();
         let (ram, cpu) = (machine.memory_mib as f64, CPU_SHARE * machine.bogomips);
@@ -181,7 +186,8 @@ impl Tx<'_> {
     /// A node's heartbeat; whether its state changed.
     pub fn heartbeat(&self, id: HostId, beat: &Heartbeat) -> Result<bool> {
         let before = self.host_state(id)?;
-        let sql = "UPDATE host_runtimes SET state = ?, reason = ?, seen_ms = ?, available_mib = ?, cpu_percent = ?, rss = ?
+        let sql =
+            "UPDATE host_runtimes SET state = ?, reason = ?, seen_ms = ?, available_mib = ?, cpu_percent = ?, rss = ?
                    WHERE host_id = ?";
         let rss = serde_json::to_string(&beat.rss_kib).unwrap_or_default();
         // A node does not call itself lost.
@@ -233,11 +239,17 @@ impl Tx<'_> {
     pub fn candidates(&self) -> Result<Vec<Candidate>> {
         let fresh = self.config()?.get(&key::HEARTBEAT) * FRESH_BEATS;
         let since = self.now_ms.saturating_sub(u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX));
-        let sql = "SELECT h.id, hr.usable_ram_mib, hr.usable_cpu, (SELECT count(*) FROM leases l WHERE l.host_id = h.id)
+        let sql =
+            "SELECT h.id, hr.usable_ram_mib, hr.usable_cpu, (SELECT count(*) FROM leases l WHERE l.host_id = h.id)
                    FROM hosts h JOIN host_runtimes hr ON hr.host_id = h.id
                    WHERE hr.state = 'running' AND hr.blocked = 0 AND h.approved = 1 AND hr.seen_ms >= ? ORDER BY h.id";
         self.all("look for nodes", sql, [signed(since)], |row| {
-            Ok(Candidate { host: HostId(row.get(0)?), usable_ram: row.get(1)?, usable_cpu: row.get(2)?, vms: row.get(3)? })
+            Ok(Candidate {
+                host: HostId(row.get(0)?),
+                usable_ram: row.get(1)?,
+                usable_cpu: row.get(2)?,
+                vms: row.get(3)?,
+            })
         })
     }
 

@@ -201,7 +201,8 @@ impl Tx<'_> {
         }
         let digest: Option<super::Word<Digest>> =
             self.one("read a DI", "SELECT digest FROM dis WHERE id = ?", [id.0], |row| row.get(0))?;
-        let lost = self.all("read tags", "SELECT tag FROM di_tags WHERE di_id = ?", [id.0], |row| row.get::<_, String>(0))?;
+        let lost =
+            self.all("read tags", "SELECT tag FROM di_tags WHERE di_id = ?", [id.0], |row| row.get::<_, String>(0))?;
         self.exec("forget a DI", "UPDATE vm_runtimes SET di_id = NULL WHERE di_id = ?", [id.0])?;
         self.exec("delete a DI", "DELETE FROM dis WHERE id = ?", [id.0])?;
         let last = "SELECT max(id) FROM dis WHERE osf_id = ?";
@@ -249,7 +250,9 @@ impl Tx<'_> {
     /// Every upload, and whether it is so old that it should go.
     pub fn uploads(&self, max_age_ms: u64) -> Result<Vec<(String, bool)>> {
         let limit = signed(self.now_ms.saturating_sub(max_age_ms));
-        self.all("list uploads", "SELECT id, touched_ms < ? FROM uploads", [limit], |row| Ok((row.get(0)?, row.get(1)?)))
+        self.all("list uploads", "SELECT id, touched_ms < ? FROM uploads", [limit], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
     }
 }
 

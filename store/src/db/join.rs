@@ -31,7 +31,11 @@ impl Tx<'_> {
             TokenKind::Join => {
                 // Tokens that were used or expired a week ago tell nobody anything any more.
                 let old = signed(self.now_ms.saturating_sub(7 * 24 * 3600 * 1000));
-                self.exec("drop old tokens", "DELETE FROM join_tokens WHERE expires_ms < ? AND (used_ms IS NULL OR used_ms < ?)", [old, old])?;
+                self.exec(
+                    "drop old tokens",
+                    "DELETE FROM join_tokens WHERE expires_ms < ? AND (used_ms IS NULL OR used_ms < ?)",
+                    [old, old],
+                )?;
                 let sql = "INSERT INTO join_tokens (sha256, note, expires_ms) VALUES (?, ?, ?)";
                 self.exec("keep a join token", sql, (sha256, note, expires.unwrap_or(i64::MAX)))?;
             }

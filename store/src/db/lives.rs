@@ -125,7 +125,11 @@ impl Tx<'_> {
         let Ok(host) = host else { return Ok(host) };
         let sql = "UPDATE vm_runtimes SET want = 'run', generation = generation + 1, di_id = ?, failed = NULL, start_ms = NULL WHERE vm_id = ?";
         self.exec("want a VM to run", sql, (di.0, life.id.0))?;
-        self.exec("count a start", "UPDATE vm_counters SET run_attempts = run_attempts + 1 WHERE vm_id = ?", [life.id.0])?;
+        self.exec(
+            "count a start",
+            "UPDATE vm_counters SET run_attempts = run_attempts + 1 WHERE vm_id = ?",
+            [life.id.0],
+        )?;
         Ok(Ok(host))
     }
 
@@ -188,7 +192,9 @@ impl Tx<'_> {
         };
         if self.reachable(host)?.is_ok() {
             let (name, state, _) = self.host_brief(host)?;
-            return Err(Error::Refused(format!("{name} holds it and is {state}: only a node that is lost or stopped lets go")));
+            return Err(Error::Refused(format!(
+                "{name} holds it and is {state}: only a node that is lost or stopped lets go"
+            )));
         }
         self.exec("release a VM", "UPDATE leases SET host_id = NULL, epoch = epoch + 1 WHERE vm_id = ?", [life.id.0])?;
         let sql = "UPDATE vm_runtimes SET state = 'stopped', phase = '', since_ms = ?, want = 'stop', running_di_id = NULL WHERE vm_id = ?";
@@ -204,11 +210,17 @@ impl Tx<'_> {
             return Ok(Reported::Stale);
         }
         let running_di = if report.state == VmState::Stopped { None } else { self.known_di(report)? };
-        let sql = "UPDATE vm_runtimes SET state = ?, phase = ?, since_ms = ?, reported_generation = ?, running_di_id = ?,
+        let sql =
+            "UPDATE vm_runtimes SET state = ?, phase = ?, since_ms = ?, reported_generation = ?, running_di_id = ?,
                    failed = COALESCE(?, failed), start_ms = COALESCE(?, start_ms) WHERE vm_id = ?";
-        let (since, generation, start) = (signed(report.since_ms), signed(report.generation), report.start_ms.map(signed));
+        let (since, generation, start) =
+            (signed(report.since_ms), signed(report.generation), report.start_ms.map(signed));
         let (state, phase) = (report.state.as_str(), &report.phase);
-        self.exec("note a guest", sql, (state, phase, since, generation, running_di, &report.failed, start, report.vm.0))?;
+        self.exec(
+            "note a guest",
+            sql,
+            (state, phase, since, generation, running_di, &report.failed, start, report.vm.0),
+        )?;
         if report.state == VmState::Running {
             self.note_running(report)?;
         }

@@ -32,6 +32,7 @@ pub use sessions::{Acquire, Placed, Wish};
 pub use users::Account;
 
 use crate::error::{Error, Result};
+use rusqlite::{OptionalExtension, TransactionBehavior};
 use std::{
     path::Path,
     sync::{
@@ -39,7 +40,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use rusqlite::OptionalExtension;
 use tokio::sync::watch;
 
 /// Where the time comes from.
@@ -78,13 +78,13 @@ pub struct Tx<'a> {
 }
 
 impl Db {
-    /// Opens the database file, which must exist unless `create`, and brings its schema up to date.
+    /// Opens the database file, which must exist, and brings its schema up to date.
     ///
     /// # Errors
     /// When it cannot be opened, is no database of ours, is newer than this program, or another
     /// process holds it locked for longer than five seconds.
-    pub fn open(path: &Path, create: bool, clock: Clock) -> Result<Self> {
-        let writer = sqlite::open(path, create)?;
+    pub fn open(path: &Path, clock: Clock) -> Result<Self> {
+        let writer = sqlite::open(path, false)?;
         let reader = sqlite::open_reader(path)?;
         Ok(Self {
             writer: sqlite::Worker::start("db-writer", writer, true)?,
@@ -92,6 +92,14 @@ impl Db {
             clock,
             changes: Arc::new(watch::Sender::new(0)),
         })
+    }
+
+    /// Makes a new database file with what `work` puts into it, and closes it again: it is one whole
+    /// file then, which can be renamed.
+    pub fn create(path: &Path, clock: &Clock, work: impl FnOnce(&Tx) -> Result<()>) -> Result<()> {
+        let mut conn = sqlite::open(path, true)?;
+        sqlite::transact(&mut conn, TransactionBehavior::Immediate, |conn| work(&Tx { conn, now_ms: clock.now_ms() }))?;
+        conn.close().map_err(|(_, source)| Error::Db { action: "close a new file", source })
     }
 
     /// Where the database takes the time from.
@@ -185,12 +193,24 @@ impl Tx<'_> {
         params: impl rusqlite::Params,
         map: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>> {
-        let read = || -> rusqlite::Result<Option<T>> { self.conn.prepare_cached(sql)?.query_row(params, map).optional() };
+        let read =
+            || -> rusqlite::Result<Option<T>> { self.conn.prepare_cached(sql)?.query_row(params, map).optional() };
         read().map_err(Error::db(action))
     }
 
     fn count(&self, action: &'static str, sql: &str, params: impl rusqlite::Params) -> Result<u32> {
         Ok(self.one(action, sql, params, |row| row.get(0))?.unwrap_or(0))
+    }
+
+    /// Does `work`; if it fails, what it did is undone and the transaction goes on.
+    pub fn nested<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.exec("set a savepoint", "SAVEPOINT one", [])?;
+        let result = work();
+        if result.is_err() {
+            self.exec("undo to a savepoint", "ROLLBACK TO SAVEPOINT one", [])?;
+        }
+        self.exec("release a savepoint", "RELEASE SAVEPOINT one", [])?;
+        result
     }
 
     /// The id that the last insert gave.

@@ -55,7 +55,8 @@ impl Worker {
     }
 }
 
-fn transact<T>(
+/// Does `work` in a transaction on this thread.
+pub fn transact<T>(
     conn: &mut Connection,
     behavior: TransactionBehavior,
     work: impl FnOnce(&Connection) -> Result<T>,
@@ -84,7 +85,9 @@ pub fn open(path: &Path, create: bool) -> Result<Connection> {
 pub fn open_reader(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(Error::db("open a file"))?;
-    set_up(&conn).and_then(|()| conn.pragma_update(None, "query_only", true)).map_err(Error::db("set up a connection"))?;
+    set_up(&conn)
+        .and_then(|()| conn.pragma_update(None, "query_only", true))
+        .map_err(Error::db("set up a connection"))?;
     Ok(conn)
 }
 
@@ -101,8 +104,10 @@ fn set_up(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 fn migrate(conn: &mut Connection, path: &Path) -> Result<()> {
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Error::db("begin a transaction"))?;
-    let pragma = |name| tx.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(Error::db("read a pragma"));
+    let tx =
+        conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Error::db("begin a transaction"))?;
+    let pragma =
+        |name| tx.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(Error::db("read a pragma"));
     let (id, version) = (pragma("application_id")?, pragma("user_version")?);
     let fresh = id == 0 && version == 0 && is_empty(&tx)?;
     if !fresh && id != APPLICATION_ID {

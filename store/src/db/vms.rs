@@ -90,10 +90,12 @@ impl Tx<'_> {
                 let login = self.normal_login(login)?;
                 Ok(self.account(&login)?.ok_or_else(|| Error::none("user", login))?.id)
             }
-            (None, Some(id)) => match self.count("look for a user", "SELECT count(*) FROM users WHERE id = ?", [id.0])? {
-                1 => Ok(id),
-                _ => Err(Error::none("user with id", id)),
-            },
+            (None, Some(id)) => {
+                match self.count("look for a user", "SELECT count(*) FROM users WHERE id = ?", [id.0])? {
+                    1 => Ok(id),
+                    _ => Err(Error::none("user with id", id)),
+                }
+            }
             _ => Err(Error::Invalid("Expected either user or user_id".to_owned())),
         }
     }
@@ -221,7 +223,10 @@ impl Tx<'_> {
         let life = self.life(id)?.ok_or_else(|| Error::none("virtual machine", id))?;
         let at_rest = life.state == VmState::Stopped && life.want == Want::Stop;
         if (edit.user.is_some() || edit.ip.is_some()) && !at_rest {
-            return Err(Error::Refused(format!("it is {}: owner and address can only be changed while it is stopped", life.state)));
+            return Err(Error::Refused(format!(
+                "it is {}: owner and address can only be changed while it is stopped",
+                life.state
+            )));
         }
         if let Some(name) = edit.name.as_ref().filter(|name| **name != life.name) {
             check_name("VM's name", name)?;
@@ -277,9 +282,8 @@ mod tests {
 
     #[test]
     fn addresses_of_guests_lie_between_start_and_broadcast() {
-        let config = |pairs: &[(&str, &str)]| {
-            Config(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
-        };
+        let config =
+            |pairs: &[(&str, &str)]| Config(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
         let range = guest_range(&Config::default()).expect("the defaults are legal");
         assert_eq!(range, 0x0a03_0f32..0x0a03_0fff);
         let elsewhere = config(&[("vm.network.ip.start", "10.4.0.2")]);

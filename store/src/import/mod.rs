@@ -132,8 +132,8 @@ type Writer = squashfs::Writer<BufWriter<File>>;
 pub fn convert(upload: &Path, scratch: &Path, expected: Option<Digest>, progress: &Arc<Progress>) -> Result<Converted> {
     let file = |action: &'static str| move |source| ImportError::File { action, source };
     let out = File::create(scratch).map_err(file("create the image"))?;
-    let mut writer =
-        Writer::new(BufWriter::with_capacity(1 << 20, out), squashfs::Options::default()).map_err(ImportError::Write)?;
+    let mut writer = Writer::new(BufWriter::with_capacity(1 << 20, out), squashfs::Options::default())
+        .map_err(ImportError::Write)?;
     let mut counts = Counts::default();
     let source = File::open(upload).map_err(file("open the upload"))?;
     let mut source = Source { file: source, hash: sha2::Sha256::new(), progress: progress.clone() };
@@ -151,7 +151,10 @@ pub fn convert(upload: &Path, scratch: &Path, expected: Option<Digest>, progress
         tracing::info!(count = counts.dropped_xattrs, "Attributes were left out of an image: ACLs and overlayfs's own");
     }
     let (out, summary) = writer.finish().map_err(ImportError::Write)?;
-    out.into_inner().map_err(|e| file("write the image")(e.into_error()))?.sync_all().map_err(file("sync the image"))?;
+    out.into_inner()
+        .map_err(|e| file("write the image")(e.into_error()))?
+        .sync_all()
+        .map_err(file("sync the image"))?;
     let digest = digest_of(scratch).map_err(file("read the image"))?;
     let Counts { entries, dropped_devices, .. } = counts;
     Ok(Converted { digest, bytes: summary.bytes, entries, dropped_devices })
@@ -173,9 +176,9 @@ fn unpack(source: &mut Source, writer: &mut Writer, counts: &mut Counts) -> Resu
             let decoder = decoder.map_err(|source| ImportError::Archive { entries: 0, source })?;
             tarball::unpack(decoder, writer, counts)
         }
-        Some(Format::Squashfs) | None => {
-            Err(ImportError::Unknown(head.iter().take(8).map(|b| format!("{b:02x} ")).collect::<String>().trim().to_owned()))
-        }
+        Some(Format::Squashfs) | None => Err(ImportError::Unknown(
+            head.iter().take(8).map(|b| format!("{b:02x} ")).collect::<String>().trim().to_owned(),
+        )),
     }
 }
 

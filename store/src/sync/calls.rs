@@ -14,10 +14,7 @@ use model::{
     state::VmState,
     sync::{Acquired, Call, LoggedIn, Refusal, Reply, Secret, ToNode},
 };
-use std::{
-    sync::PoisonError,
-    time::Duration,
-};
+use std::{sync::PoisonError, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 

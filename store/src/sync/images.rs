@@ -43,7 +43,8 @@ pub(super) async fn serve(
         async move { Ok::<_, Infallible>(if known { answer(&store, &request).await } else { plain(StatusCode::FORBIDDEN) }) }
     });
     let mut builder = http1::Builder::new();
-    let connection = builder.timer(TokioTimer::new()).header_read_timeout(HEAD).serve_connection(TokioIo::new(stream), service);
+    let connection =
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -77,7 +78,9 @@ async fn answer(store: &Store, request: &Request<Incoming>) -> Response<Body> {
     let (status, range) = match range {
         None => (StatusCode::OK, 0..bytes),
         Some(Some(range)) => (StatusCode::PARTIAL_CONTENT, range),
-        Some(None) => return with(plain(StatusCode::RANGE_NOT_SATISFIABLE), header::CONTENT_RANGE, format!("bytes */{bytes}")),
+        Some(None) => {
+            return with(plain(StatusCode::RANGE_NOT_SATISFIABLE), header::CONTENT_RANGE, format!("bytes */{bytes}"));
+        }
     };
     if file.seek(io::SeekFrom::Start(range.start)).await.is_err() {
         return plain(StatusCode::INTERNAL_SERVER_ERROR);

@@ -43,7 +43,10 @@ pub(super) async fn serve(store: &Store, wire: &mut Wire, peer: SocketAddr) {
 async fn decide(store: &Store, request: &JoinRequest) -> Result<(JoinOutcome, Option<Joined>)> {
     let refused = |reason: String| Ok((JoinOutcome::Refused(reason), None));
     if request.proto != PROTO {
-        return refused(format!("The node speaks version {} of node sync, the store {PROTO}: update the older", request.proto));
+        return refused(format!(
+            "The node speaks version {} of node sync, the store {PROTO}: update the older",
+            request.proto
+        ));
     }
     if let Err(reason) = request.name.parse::<HostName>() {
         return refused(reason);

@@ -80,7 +80,9 @@ async fn connection(store: Arc<Store>, stream: TlsStream<TcpStream>, peer: Socke
     let node = match key {
         None => None,
         Some(key) => match store.db.read(move |tx| tx.node_by_key(&key.to_string())).await {
-            Ok(node) => Some(node.ok_or("This node's certificate is not registered here (any more): it must join again")),
+            Ok(node) => {
+                Some(node.ok_or("This node's certificate is not registered here (any more): it must join again"))
+            }
             Err(error) => return warn!(%peer, error = %crate::error::chain(&error), "Cannot look for a node"),
         },
     };

@@ -44,14 +44,21 @@ struct Session {
     sessions: Vec<u64>,
 }
 
-pub(super) async fn serve(store: Arc<Store>, mut wire: Wire, peer: SocketAddr, node: Node, stop: watch::Receiver<bool>) {
+pub(super) async fn serve(
+    store: Arc<Store>,
+    mut wire: Wire,
+    peer: SocketAddr,
+    node: Node,
+    stop: watch::Receiver<bool>,
+) {
     let hello = match first_word(&mut wire, peer).await {
         Some(ToStore::Hello(hello)) => hello,
         Some(_) => return refuse(&mut wire, peer, "The first word of a node that has joined is Hello").await,
         None => return,
     };
     if hello.proto != PROTO {
-        let reason = format!("The node speaks version {} of node sync, the store {PROTO}: update the older", hello.proto);
+        let reason =
+            format!("The node speaks version {} of node sync, the store {PROTO}: update the older", hello.proto);
         return refuse(&mut wire, peer, &reason).await;
     }
     if let Err(error) = welcome(&store, &node, &hello).await {
@@ -243,7 +250,8 @@ impl Session {
         if std::mem::replace(&mut self.settled, true) {
             return Ok(());
         }
-        let (host, guests, sessions) = (self.node.id, std::mem::take(&mut self.guests), std::mem::take(&mut self.sessions));
+        let (host, guests, sessions) =
+            (self.node.id, std::mem::take(&mut self.guests), std::mem::take(&mut self.sessions));
         self.store
             .db
             .write(move |tx| {
