@@ -122,9 +122,11 @@ impl Links {
 
     /// Gives a link this IPv4 address and no other.
     pub async fn only_address(&self, link: &Link, wanted: Cidr) -> Result<(), LinkError> {
+        // First the old ones: were the wanted one added beside an old one of its network, the kernel would take it
+        // away with that.
+        self.drop_addresses(link, Some(wanted)).await?;
         let add = self.handle.address().add(link.index, IpAddr::V4(wanted.address), wanted.prefix);
-        add.replace().execute().await.map_err(failed("give an address to", &link.name))?;
-        self.drop_addresses(link, Some(wanted)).await
+        add.replace().execute().await.map_err(failed("give an address to", &link.name))
     }
 
     /// Takes all IPv4 addresses but one from a link.

@@ -170,8 +170,8 @@ async fn guests(network: &Network) {
     ok("ip -n srv route add 10.3.15.0/24 dev up1");
     assert_eq!(connect("srv", "10.3.15.50", 80), "swallowed", "a guest, from outside");
 
-    ok("ip -n g1 address replace 10.3.15.60/24 dev eth0");
-    ok("ip -n g1 address del 10.3.15.50/24 dev eth0");
+    ok("ip -n g1 address flush dev eth0");
+    ok("ip -n g1 address add 10.3.15.60/24 dev eth0");
     ok("ip -n g1 route replace default via 10.3.15.1");
     assert_eq!(connect("g1", "10.3.15.1", 53), "swallowed", "with an address of its own choice");
     ok("ip -n g1 address flush dev eth0");

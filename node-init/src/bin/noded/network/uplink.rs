@@ -131,12 +131,7 @@ impl Task {
     }
 
     /// Holds a lease on this link. Returns when another should be tried.
-    async fn leased(
-        &self,
-        link: &Link,
-        alone: bool,
-        changes: &mut watch::Receiver<u64>,
-    ) -> Result<(), UplinkError> {
+    async fn leased(&self, link: &Link, alone: bool, changes: &mut watch::Receiver<u64>) -> Result<(), UplinkError> {
         let client = Client { mac: link.mac, name: self.wanted.name.clone() };
         let socket = |source| UplinkError::Socket { link: link.name.clone(), source };
         let mut dhcp = Dhcp::begin(&link.name, client).await.map_err(socket)?;
