@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use sys::modules::{Index, Loader, Params, device_aliases};
 use sys::uevent::{Received, Socket};
 
+/// What PID 1 will want in a moment, while it is still busy with the disk: loaded before any driver.
+const FIRST: &[&str] = &["ext4"];
 /// Modules that no device and no kernel call asks for by itself: what opens their device file would find none.
 const ALWAYS: &[&str] = &["loop", "tun", "vhost_net", "vhost_vsock", "button", "evdev", "qemu_fw_cfg"];
 
@@ -134,6 +136,7 @@ pub fn serve() -> ExitCode {
 
 fn load_for_ever() -> Result<Infallible, sys::Error> {
     let mut devices = Devices::open()?;
+    FIRST.iter().for_each(|name| devices.load(name));
     devices.load_all_pending()?;
     ALWAYS.iter().for_each(|name| devices.load(name));
     tracing::info!(ms = sys::boottime::now_ms(), "Modules are loaded for all devices");

@@ -27,8 +27,15 @@ pub fn claim(_: &Mounted) -> Result<Cgroups, BootError> {
     roost.enable(&Controller::ALL)?;
     let guests = root.child("guests")?;
     guests.enable(&Controller::ALL)?;
-    // Under contention the node itself comes first: a node that does not answer helps no guest.
-    roost.weigh_cpu(1000)?;
     roost.protect_memory(128 * 1024 * 1024)?;
     Ok(Cgroups { roost, guests })
+}
+
+impl Cgroups {
+    /// From now on services come before guests under contention: a node that does not answer helps no guest.
+    ///
+    /// Not earlier: PID 1's own helpers (mke2fs) run in the root group, and loading drivers must not starve them.
+    pub fn services_first(&self) -> Result<(), sys::Error> {
+        self.roost.weigh_cpu(1000)
+    }
 }

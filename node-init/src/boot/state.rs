@@ -24,7 +24,8 @@ pub struct State(());
 /// Finds STATE, or makes it, and mounts it.
 pub fn open(disk: &Disk) -> Result<State, BootError> {
     let mut table = disk.table()?;
-    let number = match table.find(NAME) {
+    let found = table.find(NAME);
+    let number = match found {
         Some(number) => number,
         None => make(disk, &mut table)?,
     };
@@ -35,7 +36,9 @@ pub fn open(disk: &Disk) -> Result<State, BootError> {
     }
     let device = node(disk, number)?;
     let unreadable = |source| BootError::State { device: device.display().to_string(), source };
-    check(&device).map_err(unreadable)?;
+    if found.is_some() {
+        check(&device).map_err(unreadable)?;
+    }
     mount(
         &device,
         model::paths::STATE,
@@ -101,7 +104,10 @@ fn check(device: &Path) -> Result<(), sys::Error> {
     e2fsck.arg("-p").arg(device);
     let output = run(&mut e2fsck, b"", LIMIT)?;
     match output.exit {
-        Exit::Code(0) => Ok(()),
+        Exit::Code(0) => {
+            tracing::info!(device = %device.display(), "Checked the file system of STATE");
+            Ok(())
+        }
         // 1: repaired; 2: repaired, and a mounted file system would need a reboot, but this one is not mounted yet.
         Exit::Code(1..=3) => {
             tracing::warn!(device = %device.display(), "Repaired the file system of STATE");

@@ -105,6 +105,7 @@ struct Supervisor {
 impl Supervisor {
     fn new(timeline: TimelineFile, cgroups: Cgroups, devices: Supervised) -> Result<Self, sys::Error> {
         let now = sys::boottime::now();
+        cgroups.services_first()?;
         let mut noded = supervised(&kinds::NODED, &cgroups)?;
         noded.want(now);
         let mut services = vec![noded, devices];

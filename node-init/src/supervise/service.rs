@@ -150,7 +150,9 @@ impl Supervised {
             }
             Err(e) => {
                 tracing::error!(service = self.kind.name, error = %chain(&e), "Service does not start");
-                self.life = self.after_end(now, Duration::ZERO);
+                // The root is read-only: a program that is not there will not be there later.
+                let hopeless = e.is(sys::Errno::ENOENT) && self.kind.give_up_after.is_some();
+                self.life = if hopeless { Life::GaveUp } else { self.after_end(now, Duration::ZERO) };
             }
         }
     }
