@@ -1,7 +1,7 @@
 //! Init and agent of the guests in `noded`'s tests: speaks the real protocol, obeys simple commands.
 //!
-//! A session's bytes are lines: `read PATH` answers with the file, `write PATH TEXT`, `rename FROM TO` and
-//! `exit` answer with `ok`; an error answers with itself. An answer ends with a zero byte.
+//! A session's bytes are lines: `read PATH` answers with the file, `write PATH TEXT` and `replace DIR`
+//! (removes it with all in it and makes it anew) answer with `ok`; an error answers with itself. An answer ends with a zero byte.
 
 use std::{
     fs,
@@ -69,7 +69,7 @@ fn obey(line: &str) -> io::Result<Vec<u8>> {
     match words[..] {
         ["read", path] => return fs::read(path),
         ["write", path, text] => fs::write(path, text)?,
-        ["rename", from, to] => fs::rename(from, to)?,
+        ["replace", dir] => fs::remove_dir_all(dir).and_then(|()| fs::create_dir(dir))?,
         _ => return Err(io::Error::other(format!("what is '{line}'?"))),
     }
     Ok(b"ok".to_vec())
