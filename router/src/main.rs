@@ -25,8 +25,8 @@ struct Args {
     /// Port on which other nodes' routers are dialled.
     #[arg(long, value_name = "PORT", default_value_t = 8444)]
     peer_port: u16,
-    /// Seconds that sessions may go on after SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    /// Seconds that sessions may go on after SIGTERM; node-init kills a service 5 s after that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 4)]
     drain: u64,
     /// Most connections at a time.
     #[arg(long, value_name = "N", default_value_t = 10_000)]

@@ -34,7 +34,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 /// Reaching the other router, and its first frame, may each take this long.
 const REACH_LIMIT: Duration = Duration::from_secs(10);
 /// The other router's answer may take this long; its own patience with `noded` is shorter.
-const ANSWER_LIMIT: Duration = Duration::from_secs(100);
+const ANSWER_LIMIT: Duration = Duration::from_secs(140);
 
 /// Asks another node's router for a session with a guest there.
 pub async fn open_there(

@@ -27,8 +27,8 @@ use tokio_rustls::client::TlsStream;
 const TRIES: u32 = 21;
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
-/// One try may take this long: the agent may be making a user's home.
-const TRY_LIMIT: Duration = Duration::from_secs(90);
+/// One try may take this long: the agent may be making a user's home. `noded` gives up before.
+const TRY_LIMIT: Duration = Duration::from_secs(130);
 
 /// The way to a guest. What `noded` hands over is any connected stream socket; only reads, writes and
 /// shutdowns are done on it, which are the same for all.

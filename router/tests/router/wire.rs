@@ -4,7 +4,11 @@ use crate::{
     client::{Client, connect, get},
     world::{ANN, Ca, Setup, World, vm},
 };
-use std::{io::Write, net::TcpStream};
+use std::{
+    io::Write,
+    net::TcpStream,
+    process::{Command, Stdio},
+};
 
 #[test]
 fn both_tls_versions_work_without_tickets_and_h2_is_never_chosen() {
@@ -82,4 +86,50 @@ fn a_connection_that_speaks_no_tls_hurts_nobody() {
     stranger.write_all(b"GET /qvd/ping HTTP/1.1\r\n\r\n").expect("written");
     let _silent = TcpStream::connect(world.address).expect("connected");
     assert_eq!(world.get("/qvd/ping", "").status, 200);
+}
+
+/// Runs a program of the host; none when it is not installed.
+fn run(program: &str, args: &[&str], input: &str) -> Option<String> {
+    let mut command = Command::new(program);
+    let piped = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match piped.spawn() {
+        Ok(child) => child,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            println!("skipped: no {program} on this host");
+            return None;
+        }
+        Err(e) => panic!("{program}: {e}"),
+    };
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("ran");
+    Some(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn curl_and_openssl_get_along_with_it() {
+    let ca = Ca::new();
+    let world = World::with(&ca, Setup::default());
+    let dir = tempfile::tempdir().expect("dir");
+    let pem = dir.path().join("ca.pem");
+    std::fs::write(&pem, ca.pem()).expect("written");
+    let pem = pem.to_str().expect("text");
+    let url = |path: &str| format!("https://{}{path}", world.address);
+    for version in [["--tls-max", "1.2"], ["--tls-max", "1.3"]] {
+        let args = ["-sS", "--http2", version[0], version[1], "--cacert", pem, &url("/qvd/ping"), &url("/qvd/ping")];
+        if let Some(output) = run("curl", &args, "") {
+            assert_eq!(output, "I am alive!\r\nI am alive!\r\n", "{version:?}");
+        }
+    }
+    let list = ["-sS", "--cacert", pem, "-u", ANN, "-w", " %{http_code} %{http_version}", &url("/qvd/list_of_vm")];
+    if let Some(output) = run("curl", &list, "") {
+        assert!(output.starts_with("[\n") && output.ends_with("]\n 200 1.1"), "{output}");
+    }
+    let address = world.address.to_string();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let args = ["s_client", "-connect", &address, "-CAfile", pem, version, "-ign_eof"];
+        if let Some(output) = run("openssl", &args, "GET /qvd/ping HTTP/1.1\nConnection: close\n\n") {
+            assert!(output.contains("Verify return code: 0 (ok)") && output.contains("I am alive!"), "{output}");
+            assert!(!output.contains("New Session Ticket"), "{output}");
+        }
+    }
 }

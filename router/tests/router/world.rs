@@ -11,7 +11,7 @@ use model::{
     state::{HostState, VmState, Want},
     sync::{NODE_SUFFIX, RouterTls},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use router::Options;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::ring};
 use std::{
@@ -44,6 +44,8 @@ pub struct Ca(CertifiedIssuer<'static, KeyPair>);
 impl Ca {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("params");
+        // OpenSSL takes a certificate whose issuer has its own name for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "Cluster CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("signed"))
     }
