@@ -70,6 +70,25 @@ pub enum GptError {
         /// Bytes of each.
         size: u32,
     },
+    /// One of the two copies is damaged; the other may still serve.
+    #[error("The {copy} partition table is damaged")]
+    Copy {
+        /// `first` or `backup`.
+        copy: &'static str,
+        /// What was found.
+        source: gptman::Error,
+    },
+    /// Both copies are valid and say different things.
+    #[error("The two copies of the partition table differ")]
+    CopiesDiffer,
+    /// The table is made for a larger disk.
+    #[error("The partition table is made for {expected} bytes, and the disk or image has {found}: it is cut off")]
+    CutOff {
+        /// Bytes that the table covers.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
     /// No partition of this name.
     #[error("The disk has no partition named {name}")]
     Missing {
@@ -203,6 +222,29 @@ impl Table {
         Ok(Self { gpt: GPT::find_from(disk).map_err(GptError::Read)? })
     }
 
+    /// Bytes that the table covers, its backup included.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        let last = self.gpt.header.primary_lba.max(self.gpt.header.backup_lba);
+        last.saturating_add(1).saturating_mul(self.gpt.sector_size)
+    }
+
+    /// Checks what [`Table::read`] forgives: that both copies are whole, equal, and that the disk is not cut off.
+    ///
+    /// # Errors
+    /// Names the copy that is damaged.
+    pub fn check_copies(&self, disk: &mut (impl Read + Seek)) -> Result<(), GptError> {
+        let found = disk.seek(SeekFrom::End(0)).map_err(|source| GptError::Disk { action: "read", source })?;
+        let (expected, sector) = (self.disk_bytes(), self.gpt.sector_size);
+        let first = entries_at(disk, sector, sector).map_err(|source| GptError::Copy { copy: "first", source })?;
+        if found < expected {
+            return Err(GptError::CutOff { expected, found });
+        }
+        let backup = entries_at(disk, expected - sector, sector);
+        let backup = backup.map_err(|source| GptError::Copy { copy: "backup", source })?;
+        if first == backup { Ok(()) } else { Err(GptError::CopiesDiffer) }
+    }
+
     /// All partitions by number.
     #[must_use]
     pub fn partitions(&self) -> Vec<Partition> {
@@ -331,6 +373,21 @@ impl Table {
     }
 }
 
+/// One copy of the table: the disk's GUID, and every entry in use.
+type Copy = ([u8; 16], Vec<([u8; 16], [u8; 16], u64, u64, u64, String)>);
+
+fn entries_at(disk: &mut (impl Read + Seek), at: u64, sector: u64) -> Result<Copy, gptman::Error> {
+    disk.seek(SeekFrom::Start(at))?;
+    let header = gptman::GPTHeader::read_from(disk)?;
+    let entries = header.read_partitions(disk, sector)?;
+    let entry = |entry: GPTPartitionEntry| {
+        let name = entry.partition_name.as_str().to_owned();
+        let guids = (entry.partition_type_guid, entry.unique_partition_guid);
+        (guids.0, guids.1, entry.starting_lba, entry.ending_lba, entry.attribute_bits, name)
+    };
+    Ok((header.disk_guid, entries.into_iter().filter(GPTPartitionEntry::is_used).map(entry).collect()))
+}
+
 /// `gptman` takes as much memory as the header says.
 fn refuse_strange(disk: &mut (impl Read + Seek)) -> Result<(), GptError> {
     let failed = |source| GptError::Disk { action: "read", source };
@@ -448,11 +505,17 @@ mod tests {
     #[test]
     fn the_backup_is_read_and_repairs_the_first() {
         let mut disk = disk();
+        Table::read(&mut disk).unwrap().check_copies(&mut disk).unwrap();
         disk.get_mut()[512..600].fill(0);
         let mut table = Table::read(&mut disk).unwrap();
+        assert!(matches!(table.check_copies(&mut disk), Err(GptError::Copy { copy: "first", .. })));
         assert_eq!(table.find(ROOT_A).unwrap().guid, ROOT);
         table.write(&mut disk).unwrap();
+        table.check_copies(&mut disk).unwrap();
         check_with_sgdisk(disk.get_ref());
+        let end = disk.get_ref().len() - 1000;
+        disk.get_mut().truncate(end);
+        assert!(matches!(table.check_copies(&mut disk), Err(GptError::CutOff { .. })));
     }
 
     #[test]

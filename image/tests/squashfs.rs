@@ -116,6 +116,9 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     }
     let one = image(&tree, Options { threads: 1, ..SMALL });
     assert!(one.len().is_multiple_of(4096));
+    let info = image::squashfs::info(&one).unwrap();
+    assert_eq!((info.used.next_multiple_of(4096), info.block_size, info.mtime), (one.len() as u64, 4096, SMALL.mtime));
+    assert_eq!(info.inodes as usize, tree.len());
     for threads in [2, 3, 16] {
         assert!(image(&tree, Options { threads, ..SMALL }) == one, "{threads} threads");
     }

@@ -30,6 +30,7 @@ use pack::Packer;
 use superblock::{FLAG_DUPLICATES, FLAG_EXPORTABLE, FLAG_NO_FRAGMENTS, FLAG_NO_XATTRS, Superblock};
 
 pub use pack::DEDUPE_LIMIT;
+pub use superblock::{Info, info};
 pub use xattr::is_storable as xattr_is_storable;
 
 /// Images end on a multiple of this, which is also the block of dm-verity.

@@ -11,6 +11,34 @@ pub const FLAG_NO_XATTRS: u16 = 0x0200;
 /// Length on disk; the data follows it.
 pub const LEN: u64 = 96;
 
+/// What the start of an image tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Bytes of the image, without padding.
+    pub used: u64,
+    /// Inodes in it.
+    pub inodes: u32,
+    /// Bytes per data block.
+    pub block_size: u32,
+    /// Time of its making, seconds since 1970.
+    pub mtime: u32,
+    /// Whether blocks are compressed by zstd, as ours are.
+    pub zstd: bool,
+}
+
+/// Reads the first 96 bytes of an image. `None`: this is no squashfs 4.0.
+#[must_use]
+pub fn info(start: &[u8]) -> Option<Info> {
+    let bytes: &[u8; 96] = start.get(..96)?.try_into().ok()?;
+    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    if word(0) != MAGIC || bytes[28..32] != [4, 0, 0, 0] {
+        return None;
+    }
+    let used = u64::from(word(40)) | u64::from(word(44)) << 32;
+    let zstd = u16::from_le_bytes([bytes[20], bytes[21]]) == ZSTD;
+    Some(Info { used, inodes: word(4), block_size: word(12), mtime: word(8), zstd })
+}
+
 pub struct Superblock {
     pub inodes: u32,
     pub mtime: u32,
