@@ -10,12 +10,16 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 use sys::mount::{MountGuard, MsFlags, mount};
+use sys::spawn::{Command, Output, run};
 
 /// A seed is a few lines; beyond this it is something else.
 const MAX_BYTES: u64 = 64 * 1024;
 const LABEL: &[u8; 11] = b"ROOST-SEED ";
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name";
+/// Its device, by which the firmware says that it is there.
+const FW_CFG_DEVICE: &str = "/sys/bus/acpi/devices/QEMU0002:00";
 const SMBIOS_TABLE: &str = "/sys/firmware/dmi/tables/DMI";
 
 /// Where a seed was found.
@@ -84,7 +88,15 @@ fn read_partition(partition: &Partition) -> Result<Option<String>, sys::Error> {
     Ok(read_text(&guard.path().join(seed::FILE)))
 }
 
+/// Its driver may not be there yet: drivers are loaded beside us.
 fn from_fw_cfg() -> Option<String> {
+    if Path::new(FW_CFG_DEVICE).exists() && !Path::new(FW_CFG).exists() {
+        let mut load = Command::new(crate::SELF);
+        load.args(["-q", "--", "qemu_fw_cfg"]);
+        if let Err(e) = run(&mut load, b"", Duration::from_secs(10)).and_then(Output::ok) {
+            tracing::warn!(error = %chain(&e), "No driver for QEMU's configuration device");
+        }
+    }
     read_text(&Path::new(FW_CFG).join(seed::FW_CFG).join("raw"))
 }
 
