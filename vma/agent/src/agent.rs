@@ -230,7 +230,10 @@ impl Agent {
                 let why = self.last_error.take().unwrap_or(how);
                 self.event(Event::Exited(format!("nxagent ended: {}", why.trim())));
             }
-            Word::DesktopEnded(run) if current == Some(run) => self.event(Event::DesktopEnded),
+            Word::DesktopEnded(run, how) if current == Some(run) => {
+                tracing::info!(run, how, "The desktop ended, and the session with it");
+                self.event(Event::DesktopEnded);
+            }
             _ => {}
         }
     }

@@ -46,8 +46,8 @@ pub enum Word {
     Log(u64, Line, String),
     /// nxagent ended.
     Exited(u64, String),
-    /// The desktop ended.
-    DesktopEnded(u64),
+    /// The desktop ended, and how.
+    DesktopEnded(u64, String),
 }
 
 /// One run of nxagent and its desktop.
@@ -158,7 +158,7 @@ impl Running {
         command.envs(environment::of_session(account, params, paths.display, &nx_root(account)?));
         let log = account.runtime.join("desktop.log");
         command.stdout(log_for(&log, account)).stderr(log_for(&log, account));
-        self.desktop = Some(Process::start(command, move |_| words(Word::DesktopEnded(run)))?);
+        self.desktop = Some(Process::start(command, move |how| words(Word::DesktopEnded(run, how)))?);
         Ok(())
     }
 
