@@ -14,8 +14,9 @@ use crate::{Error, Places, Result, places::make_dir};
 use model::{Digest, VmId};
 use nix::fcntl::{Flock, FlockArg};
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     time::SystemTime,
 };
@@ -29,22 +30,49 @@ pub(crate) type Lock = Flock<File>;
 pub(crate) fn lock(places: &Places, vm: VmId) -> Result<Lock> {
     make_dir(&places.guest(vm), 0o700)?;
     let path = places.guest(vm).join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::file("open", &path))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::file("open", &path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::errno::Errno::EWOULDBLOCK => Error::InUse(vm),
         other => Error::file("lock", path)(other.into()),
     })
 }
 
-/// The layer for a start: a new one, unless `keep` and there is one for this image.
-pub(crate) fn prepare(places: &Places, vm: VmId, image: &Digest, keep: bool, _held: &Lock) -> Result<PathBuf> {
+/// The layer for a start: a new one with these files (path from the root, contents), unless `keep` and
+/// there is one for this image. A layer that was the guest's once gets no files: what looks like a
+/// directory there may be a link of the guest's to anywhere on the node.
+pub(crate) fn prepare(
+    places: &Places,
+    vm: VmId,
+    image: &Digest,
+    keep: bool,
+    files: &[(&str, String)],
+    _held: &Lock,
+) -> Result<PathBuf> {
     let layer = places.guest(vm).join(format!("layer-{image}"));
     if !keep {
         retire(places, vm)?;
     }
-    make_dir(&layer.join("u"), 0o755)?;
-    make_dir(&layer, 0o755)?;
+    if layer.join("u").is_dir() {
+        return Ok(layer);
+    }
+    // Under another name until it is complete, or a start that was cut off would leave half of it to be kept.
+    let new = places.guest(vm).join(format!("layer-new-{image}"));
+    fs::remove_dir_all(&new).or_else(absent).map_err(Error::file("remove", &new))?;
+    make_dir(&new.join("u"), 0o755)?;
+    make_dir(&new, 0o755)?;
+    for (path, contents) in files {
+        let path = new.join("u").join(path);
+        make_dir(path.parent().unwrap_or(&new), 0o755)?;
+        fs::write(&path, contents).map_err(Error::file("write", &path))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).map_err(Error::file("change the mode of", &path))?;
+    }
+    fs::rename(&new, &layer).map_err(Error::file("rename", &new))?;
     Ok(layer)
+}
+
+fn absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// Puts all layers of a guest out of the way; [`sweep`] removes them.
@@ -107,18 +135,32 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_the_guest_left_is_never_followed() {
+        let (dir, places) = places();
+        let held = lock(&places, VM).expect("free");
+        let files = [("etc/hostname", "alice\n".to_owned())];
+        let layer = prepare(&places, VM, &IMAGE, true, &files, &held).expect("made");
+        fs::remove_dir_all(layer.join("u/etc")).expect("removes");
+        std::os::unix::fs::symlink(dir.path(), layer.join("u/etc")).expect("links");
+        prepare(&places, VM, &IMAGE, true, &files, &held).expect("kept");
+        assert!(!dir.path().join("hostname").exists());
+    }
+
+    #[test]
     fn a_layer_is_new_at_each_start_unless_kept_and_swept_away_later() {
         let (_dir, places) = places();
         let held = lock(&places, VM).expect("free");
-        let layer = prepare(&places, VM, &IMAGE, false, &held).expect("made");
+        let files = [("etc/hostname", "alice\n".to_owned())];
+        let layer = prepare(&places, VM, &IMAGE, false, &files, &held).expect("made");
+        assert_eq!(fs::read_to_string(layer.join("u/etc/hostname")).expect("reads"), "alice\n");
         fs::write(layer.join("u/changed"), "x").expect("writes");
 
-        let same = prepare(&places, VM, &IMAGE, true, &held).expect("kept");
+        let same = prepare(&places, VM, &IMAGE, true, &files, &held).expect("kept");
         assert!(same.join("u/changed").exists());
-        let other = prepare(&places, VM, &Digest([2; 32]), true, &held).expect("made");
+        let other = prepare(&places, VM, &Digest([2; 32]), true, &files, &held).expect("made");
         assert!(!other.join("u/changed").exists(), "a layer belongs to one image");
 
-        let new = prepare(&places, VM, &IMAGE, false, &held).expect("made anew");
+        let new = prepare(&places, VM, &IMAGE, false, &files, &held).expect("made anew");
         assert!(!new.join("u/changed").exists());
         let names = || fs::read_dir(&places.guests).expect("lists").flatten().count();
         assert_eq!(names(), 3, "the guest, and two layers thrown away");

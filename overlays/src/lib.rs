@@ -43,6 +43,8 @@ pub struct Guest<'a> {
     pub persistent: bool,
     /// Size limit of its home, MiB; none: no home.
     pub home_mib: Option<u32>,
+    /// Files that a new writable layer begins with: path from the root, without a leading `/`, and text.
+    pub files: &'a [(&'a str, String)],
     /// A directory of the node that the guest sees with its own ids, read-only.
     pub shown: &'a Path,
 }
@@ -90,7 +92,7 @@ impl Storage {
     pub fn prepare(&self, guest: &Guest) -> Result<Views> {
         let mut held = self.held();
         let lock = layers::lock(&self.places, guest.vm)?;
-        let layer = layers::prepare(&self.places, guest.vm, &guest.image, guest.persistent, &lock)?;
+        let layer = layers::prepare(&self.places, guest.vm, &guest.image, guest.persistent, guest.files, &lock)?;
         held.insert(guest.vm, Held { image: guest.image, _lock: lock });
         let base = images::mount(&self.places, &guest.image)?;
         let home = guest.home_mib.map(|mib| homes::prepare(&self.places, guest.vm, mib)).transpose()?;

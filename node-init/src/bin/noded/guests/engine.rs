@@ -7,15 +7,19 @@ use super::{
     lxc_config::{Container, host_name},
     slots::Slots,
 };
-use crate::{files, network::{Network, NetworkError}, paths::Paths, report::chain};
-use model::{
-    VmId, key,
-    key::Config,
-    paths,
-    sync::GuestSpec,
+use crate::{
+    files,
+    network::{Network, NetworkError},
+    paths::Paths,
+    report::chain,
 };
+use model::{VmId, key, key::Config, paths, sync::GuestSpec};
 use overlays::{Guest, Limit, Places, Storage, Views};
-use std::{fs, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use sys::cgroup::Cgroup;
 
 /// Why an effect failed.
@@ -84,8 +88,9 @@ impl Engine {
     }
 
     /// Mounts what the guest needs.
-    pub async fn prepare(&self, spec: &GuestSpec, persistent: bool) -> Result<Views, EngineError> {
+    pub async fn prepare(&self, spec: &GuestSpec, config: &Config, persistent: bool) -> Result<Views, EngineError> {
         let (storage, spec, shown) = (self.storage.clone(), spec.clone(), self.socket_dir(spec.vm));
+        let files = identity_files(&spec, config);
         self.sweep();
         let views = blocking(move || {
             files::make_dir(&shown, 0o755).map_err(|source| EngineError::Socket { path: shown.clone(), source })?;
@@ -95,6 +100,7 @@ impl Engine {
                 image: spec.image.digest,
                 persistent,
                 home_mib: spec.home_mib,
+                files: &files,
                 shown: &shown,
             };
             storage.prepare(&guest).map_err(EngineError::Storage)
@@ -174,6 +180,20 @@ impl Engine {
             }
         });
     }
+}
+
+/// What tells a guest who and where it is, whatever its image says. Guests have fixed addresses, so no
+/// DHCP client in them would write the resolver's.
+fn identity_files(spec: &GuestSpec, config: &Config) -> [(&'static str, String); 3] {
+    let name = host_name(&spec.name);
+    let own = config.get(&key::DNS_SERVER);
+    let resolver = if own.is_empty() { config.get(&key::GATEWAY).to_string() } else { own };
+    let domain = Some(config.get(&key::DOMAIN)).filter(|d| !d.is_empty()).map(|d| format!("search {d}\n"));
+    [
+        ("etc/hostname", format!("{name}\n")),
+        ("etc/hosts", format!("127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n")),
+        ("etc/resolv.conf", format!("{}nameserver {resolver}\n", domain.unwrap_or_default())),
+    ]
 }
 
 /// What a guest may use, by its specification and the cluster's configuration.

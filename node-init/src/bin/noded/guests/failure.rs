@@ -27,7 +27,9 @@ pub fn reason(state: State, event: Event, seen: &Evidence) -> Option<String> {
     let text = match (state, event) {
         (_, Event::Failed) => seen.error.clone().unwrap_or_else(|| format!("Failed while {}", state.phase())),
         (State::Waiting, Event::Deadline | Event::DeadlineKeep) => with_console(
-            format!("The agent (VMA) said nothing for {silent} s after the launch: is it installed in the image, and started at boot?"),
+            format!(
+                "The agent (VMA) said nothing for {silent} s after the launch: is it installed in the image, and started at boot?"
+            ),
             seen,
         ),
         (State::Running, Event::Deadline | Event::DeadlineKeep) => {
@@ -49,7 +51,10 @@ pub fn reason(state: State, event: Event, seen: &Evidence) -> Option<String> {
 fn with_memory(text: String, seen: &Evidence) -> String {
     match seen.oom_kills {
         0 => text,
-        n => format!("{text}; {n} processes were killed for want of memory: its limit of {} MiB is too low", seen.memory_mib),
+        n => format!(
+            "{text}; {n} processes were killed for want of memory: its limit of {} MiB is too low",
+            seen.memory_mib
+        ),
     }
 }
 
@@ -82,7 +87,9 @@ mod tests {
             State::Waiting,
             Event::Ended,
             Evidence { oom_kills: 3, memory_mib: 64, console: Some("bye".into()), ..Evidence::default() },
-            Some("The guest ended before its agent (VMA) spoke; 3 processes were killed for want of memory: its limit of 64 MiB is too low (last on its console: bye)"),
+            Some(
+                "The guest ended before its agent (VMA) spoke; 3 processes were killed for want of memory: its limit of 64 MiB is too low (last on its console: bye)",
+            ),
         );
         check(State::Fetching, Event::Failed, Evidence { error: Some("no".into()), ..Evidence::default() }, Some("no"));
     }

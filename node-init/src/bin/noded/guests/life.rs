@@ -78,9 +78,9 @@ pub enum Event {
 /// What the guest's task is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Work: bring the image to this node.
+    /// Work: bring the image to this node. May be abandoned half-way, unlike the rest but the next.
     FetchImage,
-    /// Work: wait for a start slot.
+    /// Work: wait for a start slot. May be abandoned.
     TakeSlot,
     /// Work: mount image, writable layer and home.
     PrepareStorage,
@@ -109,11 +109,6 @@ impl Effect {
             Self::AdmitNetwork | Self::Launch | Self::CleanUp => true,
             Self::ReleaseSlot | Self::PowerOff | Self::Kill | Self::ArmDeadline => false,
         }
-    }
-
-    /// Whether the work may be abandoned half-way. Other work is short, and is waited for.
-    pub fn is_abandonable(self) -> bool {
-        matches!(self, Self::FetchImage | Self::TakeSlot)
     }
 }
 
@@ -161,9 +156,7 @@ pub fn step(state: State, event: Event) -> Option<(State, &'static [Effect])> {
         AdmitNetwork, ArmDeadline, CleanUp, FetchImage, Kill as DoKill, Launch, PowerOff, PrepareStorage, ReleaseSlot,
         TakeSlot,
     };
-    use Event::{
-        AgentReady, AgentSpoke, Deadline, DeadlineKeep, Done, Ended, Failed, GoingDown, Kill, Start, Stop,
-    };
+    use Event::{AgentReady, AgentSpoke, Deadline, DeadlineKeep, Done, Ended, Failed, GoingDown, Kill, Start, Stop};
     use State::{
         Admitting, Cleaning, Debugging, Fetching, Killing, Launching, PoweringOff, Queued, Reaping, Running, Stopped,
         Storing, Waiting, Zombie,
@@ -291,7 +284,8 @@ mod tests {
             let Some((next, effects)) = step(state, event) else { continue };
             let work = effects.iter().filter(|e| e.is_work()).count();
             assert!(work == 0 || (work == 1 && effects.last().is_some_and(|e| e.is_work())), "{state:?} {event:?}");
-            let waits = matches!(next, State::Waiting | State::Running | State::PoweringOff | State::Killing | State::Zombie);
+            let waits =
+                matches!(next, State::Waiting | State::Running | State::PoweringOff | State::Killing | State::Zombie);
             assert_eq!(waits, effects.contains(&Effect::ArmDeadline), "{state:?} {event:?} -> {next:?}");
         }
     }

@@ -105,7 +105,10 @@ impl Lxc {
         let has = |c: &Controller| available.iter().any(|name| *name == format!("{c:?}").to_lowercase());
         let controllers: Vec<_> = Controller::ALL.into_iter().filter(has).collect();
         if controllers.len() < Controller::ALL.len() {
-            tracing::warn!(?available, "The kernel lacks cgroup controllers: guests are limited less than they should be");
+            tracing::warn!(
+                ?available,
+                "The kernel lacks cgroup controllers: guests are limited less than they should be"
+            );
         }
         root.enable(&controllers)?;
         let top = root.child("guests")?;
@@ -142,7 +145,8 @@ impl Lxc {
         let group = self.make_groups(vm, limits)?;
         let dir = self.dir(vm);
         let (file, log) = (dir.join("config"), dir.join("lxc.log"));
-        files::replace(&file, config.as_bytes(), 0o600).map_err(|source| LxcError::File { path: file.clone(), source })?;
+        files::replace(&file, config.as_bytes(), 0o600)
+            .map_err(|source| LxcError::File { path: file.clone(), source })?;
         for old in [&log, &dir.join("console.log")] {
             // LXC appends; the last start's lines would be taken for this one's.
             fs::remove_file(old).ok();
@@ -186,7 +190,11 @@ impl Lxc {
     pub fn find(&self, vm: VmId) -> Option<Monitor> {
         let group = self.top.path().join(name(vm));
         let pids = ["monitor", "launch"].map(|home| Cgroup::at(group.join(home)).processes().unwrap_or_default());
-        pids.concat().into_iter().find_map(|pid| ProcessRef::open(pid).ok()).filter(|process| !process.ended()).map(|process| Monitor { process, child: None })
+        pids.concat()
+            .into_iter()
+            .find_map(|pid| ProcessRef::open(pid).ok())
+            .filter(|process| !process.ended())
+            .map(|process| Monitor { process, child: None })
     }
 
     /// Asks a guest's init to shut down, by the signal that LXC would send.

@@ -95,7 +95,9 @@ impl Container<'_> {
             entry("/dev/fuse dev/fuse none bind,optional,create=file 0 0".into()),
             entry("mqueue dev/mqueue mqueue rw,optional,create=dir 0 0".into()),
         ];
-        all.extend(self.home.map(|home| entry(format!("{} home none bind,nosuid,nodev,create=dir 0 0", home.display()))));
+        all.extend(
+            self.home.map(|home| entry(format!("{} home none bind,nosuid,nodev,create=dir 0 0", home.display()))),
+        );
         all
     }
 

@@ -49,6 +49,9 @@ impl Manager {
         let wish = Wish { spec: Arc::new(record.spec.clone()), config, order };
         let (vm, (sender, receiver)) = (record.spec.vm, watch::channel(wish));
         self.wishes.insert(vm, sender);
+        // Its task says more at once; until then the guest is known at least.
+        let report = record.report.clone();
+        self.shared.reports.send_modify(|reports| drop(reports.insert(vm, report)));
         tokio::spawn(Task::resume(self.shared.clone(), receiver, record).run());
     }
 

@@ -193,9 +193,10 @@ impl Guests {
             sleep(RETRY).await;
         };
         let shared = Arc::new(Shared { engine, reports: self.reports.clone(), agents: self.agents.clone() });
-        let manager = manager::Manager::adopt(shared, self.wanted.subscribe(), self.closing.subscribe());
+        let manager = manager::Manager::adopt(shared, self.wanted.subscribe(), self.closing.subscribe()).await;
+        // Not before the guests found are in the reports: the store takes what is missing there for gone.
         self.tell_able(Ok(()));
-        manager.await.run().await;
+        manager.run().await;
     }
 }
 

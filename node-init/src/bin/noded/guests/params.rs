@@ -33,7 +33,10 @@ pub fn merge(client: &[(String, String)], grant: &Grant) -> Result<Params, Param
     let mut params = Params::new();
     for (name, value) in &kept {
         let too_long = || ParamError::TooLong(name.clone());
-        let pair = (Name::try_from(name.as_str()).map_err(|_| too_long())?, Text::try_from(value.as_str()).map_err(|_| too_long())?);
+        let pair = (
+            Name::try_from(name.as_str()).map_err(|_| too_long())?,
+            Text::try_from(value.as_str()).map_err(|_| too_long())?,
+        );
         params.push(pair).map_err(|_| ParamError::TooMany(kept.len()))?;
     }
     Ok(params)

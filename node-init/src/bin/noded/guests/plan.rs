@@ -81,10 +81,7 @@ pub fn due(order: Order, state: State, spent: bool) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{
-        DiId, Digest,
-        sync::GuestImage,
-    };
+    use model::{DiId, Digest, sync::GuestImage};
     use std::net::Ipv4Addr;
 
     fn spec(vm: u32, want: Want) -> GuestSpec {

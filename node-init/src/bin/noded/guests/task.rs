@@ -22,7 +22,12 @@ use model::{
     sync::{GuestReport, GuestSpec},
 };
 use overlays::Views;
-use std::{future::pending, io, sync::Arc, time::{Duration, SystemTime, UNIX_EPOCH}};
+use std::{
+    future::pending,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::watch,
@@ -128,12 +133,14 @@ impl Task {
         let monitor = shared.engine.lxc().find(record.spec.vm);
         let state = record.resume(monitor.is_some());
         let spent = (state == State::Stopped).then_some(record.report.generation);
-        let mut task = Self { state, spent, persistent: record.persistent, report: record.report, ..Self::new(shared, wish) };
+        let mut task =
+            Self { state, spent, persistent: record.persistent, report: record.report, ..Self::new(shared, wish) };
         if let Some(monitor) = monitor.filter(|_| state.is_live())
             && let Err(error) = task.adopt(monitor)
         {
             tracing::warn!(guest = task.spec.vm.0, %error, "A guest found running cannot be taken hold of: it is removed");
-            task.report.failed = Some(format!("The node daemon was restarted and could not take hold of the guest: {error}"));
+            task.report.failed =
+                Some(format!("The node daemon was restarted and could not take hold of the guest: {error}"));
             task.state = State::Zombie;
         }
         task.deadline = match task.state {
@@ -368,7 +375,13 @@ impl Task {
     }
 
     async fn prepare(&mut self) -> Result<(), String> {
-        let views = self.shared.engine.prepare(&self.spec, self.persistent).await.map_err(|e| chain(&e).to_string())?;
+        let config = self.wish.borrow().config.clone();
+        let views = self
+            .shared
+            .engine
+            .prepare(&self.spec, &config, self.persistent)
+            .await
+            .map_err(|e| chain(&e).to_string())?;
         self.views = Some(views);
         Ok(())
     }
@@ -416,13 +429,15 @@ impl Task {
     }
 
     fn publish(&mut self) {
-        if self.report.state != self.state.vm_state() {
+        let (vm, state, phase) = (self.report.vm, self.state.vm_state(), self.state.phase());
+        if self.report.state != state {
             self.report.since_ms = now_ms();
         }
-        (self.report.state, self.report.phase) = (self.state.vm_state(), self.state.phase().to_owned());
+        if self.report.state != state || self.report.phase != phase {
+            tracing::info!(guest = vm.0, %state, phase, "A guest's state changed");
+        }
+        (self.report.state, self.report.phase) = (state, phase.to_owned());
         let report = self.report.clone();
-        let vm = report.vm;
-        tracing::info!(guest = vm.0, state = %report.state, phase = %report.phase, "A guest's state");
         let record = Record { spec: GuestSpec::clone(&self.spec), report: report.clone(), persistent: self.persistent };
         if let Err(error) = record.write(&self.shared.engine.lxc().dir(vm)) {
             tracing::warn!(guest = vm.0, %error, "Cannot remember a guest: it would be lost when this daemon restarts");
@@ -431,7 +446,10 @@ impl Task {
     }
 }
 
-#[expect(deprecated, reason = "its successor is unsafe, for types that close their descriptor early; a monitor owns its own")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that close their descriptor early; a monitor owns its own"
+)]
 fn watch_end(monitor: Monitor) -> io::Result<AsyncFd<Monitor>> {
     AsyncFd::with_interest(monitor, Interest::READABLE)
 }

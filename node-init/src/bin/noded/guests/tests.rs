@@ -10,12 +10,7 @@ use image::{
     squashfs::{self, Options},
     tree::{Content, Entry, Tree},
 };
-use model::{
-    DiId, Digest, HostId, UserId, key,
-    local::SessionKind,
-    state::Want,
-    sync::GuestImage,
-};
+use model::{DiId, Digest, HostId, UserId, key, local::SessionKind, state::Want, sync::GuestImage};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
@@ -157,7 +152,9 @@ impl Machine {
     async fn reaches(&self, guests: &Guests, generation: u64, state: VmState) -> GuestReport {
         let mut reports = guests.reports();
         let there = |reports: &Reports| {
-            reports.get(&VM).is_some_and(|r| r.generation == generation && (r.state == state || r.failed.is_some() && r.state == VmState::Stopped))
+            reports.get(&VM).is_some_and(|r| {
+                r.generation == generation && (r.state == state || r.failed.is_some() && r.state == VmState::Stopped)
+            })
         };
         let reports = timeout(Duration::from_secs(60), reports.wait_for(there)).await.expect("in time");
         let report = reports.expect("guests live")[&VM].clone();
@@ -166,7 +163,8 @@ impl Machine {
     }
 
     async fn session(&self, guests: &Guests) -> Talk {
-        let grant = Grant { user: UserId(1), vm: VM, host: HostId(1), expires: 0, login: "alice".into(), params: vec![] };
+        let grant =
+            Grant { user: UserId(1), vm: VM, host: HostId(1), expires: 0, login: "alice".into(), params: vec![] };
         let signed = model::grant::SignedGrant { body: vec![], signature: vec![] };
         let open = Open { grant: signed, kind: SessionKind::Nx, params: vec![], session: 1 };
         let (fd, _) = guests.open(&grant, open).await.expect("opens");
@@ -180,7 +178,10 @@ impl Machine {
         assert_eq!((report.epoch, report.di, report.failed), (5, Some(self.good.di), None));
         eprintln!("start to agent: {} ms", report.start_ms.expect("measured"));
         let mut session = self.session(&guests).await;
-        assert_eq!(session.ask("read /proc/self/uid_map").await.split_whitespace().collect::<Vec<_>>(), ["0", "1900000000", "65536"]);
+        assert_eq!(
+            session.ask("read /proc/self/uid_map").await.split_whitespace().collect::<Vec<_>>(),
+            ["0", "1900000000", "65536"]
+        );
         (guests, session)
     }
 
@@ -192,6 +193,8 @@ impl Machine {
         assert!(refused.contains("Read-only"), "{refused}");
         assert_eq!(session.ask("read /etc/hostname-is-not-there").await, "No such file or directory (os error 2)");
         assert_eq!(session.ask("read /proc/sys/kernel/hostname").await, "test-desktop\n");
+        assert_eq!(session.ask("read /etc/hostname").await, "test-desktop\n");
+        assert_eq!(session.ask("read /etc/resolv.conf").await, "nameserver 10.99.0.1\n");
         // On disk all ids are the guest's own.
         let home = self.paths.at(model::paths::HOMES).join(VM.to_string()).join("kept");
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(home).expect("is there")), 0);
@@ -265,7 +268,10 @@ impl Machine {
         let generation = self.want(guests, Want::Run, &self.mute);
         let report = self.reaches(guests, generation, VmState::Stopped).await;
         let failed = report.failed.expect("says why");
-        assert!(failed.contains("said nothing for 1 s") && failed.ends_with("(last on its console: and mute)"), "{failed}");
+        assert!(
+            failed.contains("said nothing for 1 s") && failed.ends_with("(last on its console: and mute)"),
+            "{failed}"
+        );
         self.leaves_nothing();
     }
 

@@ -53,7 +53,8 @@ pub async fn greet(mut stream: UnixStream, root: u32) -> Result<Greeted, Rude> {
     if found != root {
         return Err(Rude::Uid { found, expected: root });
     }
-    let first = timeout(PATIENCE, first_frame(&mut stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+    let first =
+        timeout(PATIENCE, first_frame(&mut stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
     match first? {
         FromVma::Hello { session, .. } => Ok(Greeted::Control { stream, session }),
         FromVma::Session(ticket) => Ok(Greeted::Session { stream, ticket }),

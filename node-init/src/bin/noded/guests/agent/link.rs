@@ -108,7 +108,7 @@ impl Link {
                 }
                 let deadline = Instant::now() + self.manners.open;
                 self.waiting.insert(ticket, Waiting { reply, resumed: None, stream: None, deadline });
-                self.say(&ToVma::Open(Open { ticket, kind, params })).await;
+                self.say(&ToVma::Open(Open { ticket, kind, params: *params })).await;
             }
         }
     }
@@ -122,7 +122,8 @@ impl Link {
                 self.control = Some(Control { reader, writer, decoder, buffer });
                 self.say(&ToVma::Welcome { proto: PROTO }).await;
                 self.told.send_modify(|seen| {
-                    *seen = Seen { hellos: seen.hellos + 1, frames: seen.frames + 1, connected: true, session, ..*seen };
+                    *seen =
+                        Seen { hellos: seen.hellos + 1, frames: seen.frames + 1, connected: true, session, ..*seen };
                 });
             }
             Greeted::Session { stream, ticket } => match self.waiting.get_mut(&ticket) {
@@ -170,7 +171,8 @@ impl Link {
         if !self.waiting.get(ticket).is_some_and(|w| w.resumed.is_some() && w.stream.is_some()) {
             return;
         }
-        let Some(Waiting { reply, resumed: Some(resumed), stream: Some(stream), .. }) = self.waiting.remove(ticket) else {
+        let Some(Waiting { reply, resumed: Some(resumed), stream: Some(stream), .. }) = self.waiting.remove(ticket)
+        else {
             return;
         };
         let descriptor = stream.into_std().map(OwnedFd::from);

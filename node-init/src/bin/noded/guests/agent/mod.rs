@@ -55,7 +55,7 @@ pub struct Agent {
 }
 
 enum Command {
-    Open { kind: SessionKind, params: Params, reply: Reply },
+    Open { kind: SessionKind, params: Box<Params>, reply: Reply },
     PowerOff,
 }
 
@@ -72,8 +72,7 @@ impl Agent {
         // Root of the guest is root of the node as the view maps it; the guest's users are others.
         fs::set_permissions(socket, Permissions::from_mode(0o600))?;
         let (commands, inbox) = mpsc::channel(16);
-        let nothing =
-            Seen { hellos: 0, frames: 0, connected: false, going_down: false, session: Session::Stopped };
+        let nothing = Seen { hellos: 0, frames: 0, connected: false, going_down: false, session: Session::Stopped };
         let (told, seen) = watch::channel(nothing);
         tokio::spawn(link::Link::new(listener, root, manners, told).run(inbox));
         Ok(Self { commands, seen })
@@ -89,6 +88,7 @@ impl Agent {
     pub async fn open(&self, kind: SessionKind, params: Params) -> Result<(OwnedFd, bool), OpenError> {
         let gone = || OpenError::Failed("the virtual machine is going down".into());
         let (reply, answer) = oneshot::channel();
+        let params = Box::new(params);
         self.commands.send(Command::Open { kind, params, reply }).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }

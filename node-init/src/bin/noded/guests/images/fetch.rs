@@ -23,7 +23,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let disk = |source| ImageError::Disk { path: part.to_owned(), source };
-    let mut file = File::options().create(true).truncate(false).read(true).write(true).open(part).await.map_err(disk)?;
+    let mut file =
+        File::options().create(true).truncate(false).read(true).write(true).open(part).await.map_err(disk)?;
     let (mut hash, mut have) = hash_of(&mut file).await.map_err(disk)?;
     if have > image.bytes {
         (hash, have) = (Sha256::new(), 0);

@@ -70,7 +70,9 @@ pub enum ImageError {
         found: Digest,
     },
     /// STATE is full.
-    #[error("The image needs {needed_mib} MiB on STATE, {free_mib} are free (and {RESERVE_MIB} stay so): remove guests or images")]
+    #[error(
+        "The image needs {needed_mib} MiB on STATE, {free_mib} are free (and {RESERVE_MIB} stay so): remove guests or images"
+    )]
     NoRoom {
         /// To be written.
         needed_mib: u64,
@@ -132,7 +134,8 @@ impl Images {
 
     /// Brings an image here. May be dropped at any time; the next call goes on.
     pub async fn ensure(&self, image: &GuestImage) -> Result<(), ImageError> {
-        let transfer = self.transfers.lock().unwrap_or_else(PoisonError::into_inner).entry(image.digest).or_default().clone();
+        let transfer =
+            self.transfers.lock().unwrap_or_else(PoisonError::into_inner).entry(image.digest).or_default().clone();
         let _alone = transfer.lock().await;
         let path = self.dir.join(format!("{}.squashfs", image.digest));
         if fs::metadata(&path).is_ok_and(|m| m.len() == image.bytes) {
@@ -188,7 +191,11 @@ impl Images {
             fs::remove_file(&path).map_err(|source| ImageError::Disk { path, source })?;
         }
         let free = free(&self.dir).map_err(disk)?;
-        if free >= needed + reserve { Ok(()) } else { Err(ImageError::NoRoom { needed_mib: needed >> 20, free_mib: free >> 20 }) }
+        if free >= needed + reserve {
+            Ok(())
+        } else {
+            Err(ImageError::NoRoom { needed_mib: needed >> 20, free_mib: free >> 20 })
+        }
     }
 
     /// Files of images that no guest wants, the longest unused first.
