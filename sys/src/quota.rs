@@ -89,9 +89,8 @@ pub fn project_usage(on: &File, project: u32) -> Result<u64> {
 fn quotactl(on: &File, command: libc::c_uint, project: u32, block: &mut Block) -> Result<()> {
     let command = (command << 8) | PROJECT;
     // SAFETY: block is a live if_dqblk; the kernel reads or fills it.
-    let r = unsafe {
-        libc::syscall(libc::SYS_quotactl_fd, on.as_raw_fd(), command, project, std::ptr::from_mut(block))
-    };
+    let r =
+        unsafe { libc::syscall(libc::SYS_quotactl_fd, on.as_raw_fd(), command, project, std::ptr::from_mut(block)) };
     Errno::result(r).map(drop).map_err(Error::of("use the quota of", format_args!("project {project}")))
 }
 
