@@ -27,6 +27,7 @@ use crate::recipe::Sizes;
 use crate::report::{Report, megabytes};
 use crate::rootfs::Node;
 use artifact::Artifacts;
+pub(crate) use artifact::digest as artifact_digest;
 pub use error::AssembleError;
 use root::Root;
 
@@ -243,4 +244,4 @@ fn open(path: &Path) -> Result<File> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

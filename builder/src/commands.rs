@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod demo;
+pub mod inspect;
 pub mod lock;
 pub mod test;
 pub mod tools;

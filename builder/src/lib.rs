@@ -17,6 +17,7 @@ pub mod elf;
 pub mod error;
 pub mod fetch;
 pub mod generate;
+pub mod inspect;
 pub mod lab;
 pub mod lock;
 pub mod mirror;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use builder::commands::{build, demo, lock, test, tools};
+use builder::commands::{build, demo, inspect, lock, test, tools};
 use clap::Parser;
 
 /// Build, inspect and try Roost images.
@@ -17,6 +17,7 @@ struct Cli {
 enum Command {
     Lock(lock::Args),
     Build(build::Args),
+    Inspect(inspect::Args),
     Tools(tools::Args),
     Demo(demo::Args),
     Test(test::Args),
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Lock(args) => lock::run(args),
         Command::Build(args) => build::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Tools(args) => tools::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(args),

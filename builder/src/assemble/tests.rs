@@ -1,15 +1,16 @@
 use std::io::Cursor;
 
 use image::{Entry, Tree};
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::report::Style;
 
 /// A node of a few files, with a stub made of the test's own: enough for every step but booting.
-fn node() -> Node {
+pub(crate) fn node() -> Node {
     let mut root = Tree::new();
     root.insert_with_parents("etc/os-release", Entry::file(0o644, "ID=roost\nVERSION_ID=1\n")).unwrap();
-    root.insert_with_parents("usr/bin/tool", Entry::file(0o755, vec![1; 300_000]).from_origin("tool")).unwrap();
+    root.insert_with_parents("usr/bin/tool", Entry::file(0o755, noise(300_000)).from_origin("tool")).unwrap();
     let mut initrd = Tree::new();
     initrd.insert("init", Entry::file(0o755, vec![2; 50_000])).unwrap();
     let mut kernel = vec![0; 1 << 16];
@@ -23,6 +24,11 @@ fn node() -> Node {
         loader: Content::from("MZ loader"),
         cmdline: "quiet panic=10".into(),
     }
+}
+
+/// Bytes that do not compress, the same in every run.
+fn noise(len: u32) -> Vec<u8> {
+    (0..len / 32).flat_map(|n| Sha256::digest(n.to_le_bytes())).collect()
 }
 
 /// The smallest PE file that the stub's parser takes: one section, room for more.
@@ -46,20 +52,20 @@ fn stub() -> Vec<u8> {
     pe
 }
 
-struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
     sizes: Sizes,
     versions: BTreeMap<String, String>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let sizes = Sizes { esp_mib: 8, seed_mib: 4, slot_mib: 4, ..Sizes::default() };
         let versions = BTreeMap::from([("tool".to_owned(), "1.0-1".to_owned())]);
         Self { folder: tempfile::tempdir().unwrap(), sizes, versions }
     }
 
-    fn assemble(&self, node: &Node, out: &str) -> Result<Assembled> {
+    pub(crate) fn assemble(&self, node: &Node, out: &str) -> Result<Assembled> {
         let parts = Parts {
             name: "tiny",
             version: "1.2",
@@ -110,7 +116,6 @@ fn refused(change: impl FnOnce(&mut Bench, &mut Node), expect: &str) {
 
 #[test]
 fn what_is_too_large_or_wrong_is_refused_with_numbers_and_nothing_is_written() {
-    let noise = |len: u32| (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<u8>>();
     refused(|_, node| drop(node.root.insert("large", Entry::file(0o644, noise(9 << 20)))), "and a slot has 4194304");
     refused(
         |bench, node| {

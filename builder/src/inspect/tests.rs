@@ -1,0 +1,112 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::assemble::tests::{Bench, node};
+
+struct Built {
+    bench: Bench,
+    raw: PathBuf,
+}
+
+fn built() -> Built {
+    let bench = Bench::new();
+    let raw = bench.assemble(&node(), "out").unwrap().raw;
+    Built { bench, raw }
+}
+
+impl Built {
+    fn file(&self, suffix: &str) -> PathBuf {
+        self.raw.with_file_name(format!("tiny.{suffix}"))
+    }
+
+    /// Changes an artifact, inspects it, and gives the whole chain of the error.
+    fn changed(&self, suffix: &str, change: impl FnOnce(&mut Vec<u8>)) -> String {
+        let file = self.file(suffix);
+        let mut bytes = std::fs::read(&file).unwrap();
+        change(&mut bytes);
+        std::fs::write(&file, bytes).unwrap();
+        format!("{:#}", anyhow::Error::from(inspect(&file).unwrap_err()))
+    }
+}
+
+#[track_caller]
+fn check(suffix: &str, change: impl FnOnce(&mut Vec<u8>), expect: &str) {
+    let error = built().changed(suffix, change);
+    assert!(error.contains(expect), "{error}");
+}
+
+const ROOT_AT: usize = 13 << 20;
+
+#[test]
+fn a_fresh_build_passes_every_check() {
+    let built = built();
+    for (suffix, kind, checks) in [("raw", "disk image", 8), ("root.squashfs", "root image", 3), ("efi", "UKI", 4)] {
+        let found = inspect(&built.file(suffix)).unwrap();
+        assert_eq!((found.kind, found.checked.len(), found.unchecked.len()), (kind, checks, 0), "{found}");
+        assert_eq!(found.packages[0].0, "tool");
+    }
+    let text = inspect(&built.raw).unwrap().to_string();
+    assert!(text.contains("roost-root-a") && text.contains("EFI/Linux/tiny_1.2.efi"), "{text}");
+    assert!(text.contains("tool 1.0-1") && text.contains("command line: quiet"), "{text}");
+}
+
+#[test]
+fn without_a_manifest_the_root_hash_still_vouches_for_the_root() {
+    let built = built();
+    std::fs::remove_file(built.file("manifest.json")).unwrap();
+    let found = inspect(&built.raw).unwrap();
+    assert!(found.checked.iter().any(|what| what.contains("against the root hash")), "{found}");
+    assert_eq!(found.unchecked.len(), 2, "{found}");
+    let error = built.changed("raw", |raw| raw[ROOT_AT + 100] ^= 1);
+    assert!(error.contains("Partition roost-root-a") && error.contains("Data block 0 is altered"), "{error}");
+    drop(built.bench);
+}
+
+#[test]
+fn an_altered_disk_image_names_the_part() {
+    check("raw", |raw| raw[512 + 60] ^= 1, "The first partition table is damaged");
+    check("raw", |raw| raw[1024 + 20] ^= 1, "The first partition table is damaged");
+    check(
+        "raw",
+        |raw| raw[ROOT_AT + 4096] ^= 1,
+        "Partition roost-root-a is damaged or cut off: Data block 1 is altered",
+    );
+    check("raw", |raw| raw[(1 << 20) + 11] ^= 1, "Partition roost-esp is damaged");
+    check("raw", |raw| raw[(9 << 20) + 510] ^= 1, "Partition roost-seed is damaged");
+    check("raw", |raw| raw[(9 << 20) - 10] = 1, "The file, outside of all that was checked above");
+}
+
+#[test]
+fn a_cut_image_says_how_much_is_missing() {
+    check("raw", |raw| raw.truncate(20 << 20), "it is cut off");
+    check(
+        "root.squashfs",
+        |root| root.truncate(root.len() - 4096),
+        "The root image is not what it was built as: its length is",
+    );
+    check("efi", |efi| efi.truncate(efi.len() - 1000), "Section .linux of the UKI is cut off");
+}
+
+#[test]
+fn an_altered_section_of_the_uki_is_named() {
+    let built = built();
+    let efi = std::fs::read(built.file("efi")).unwrap();
+    let at = |needle: &[u8]| efi.windows(needle.len()).position(|window| window == needle).unwrap();
+    let (kernel, cmdline) = (at(b"HdrS"), at(b"quiet"));
+    let error = built.changed("efi", |efi| efi[kernel] ^= 1);
+    assert!(error.starts_with("Section .linux of the UKI is not what it was built as"), "{error}");
+    let error = built.changed("efi", |efi| efi[cmdline] = b'Q');
+    assert!(error.starts_with("The UKI's command line is not what it was built as"), "{error}");
+}
+
+#[test]
+fn something_else_is_refused() {
+    check(
+        "efi",
+        |efi| *efi = b"hello, world".to_vec(),
+        "is no disk image, root image or UKI: it begins with 68656c6c6f2c2077",
+    );
+    check("raw", Vec::clear, "it begins with");
+    let error = inspect(Path::new("/nonexistent/x.raw")).unwrap_err();
+    assert_eq!(error.to_string(), "Cannot open /nonexistent/x.raw");
+}
