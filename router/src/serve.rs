@@ -1,4 +1,14 @@
 //! One client's connection: requests and their answers, until it ends or becomes a session.
+//!
+//! | path (GET only) | checks, in this order | answer |
+//! |---|---|---|
+//! | `/qvd/ping` | registered 503, blocked 503, running 503 | 200 `I am alive!` |
+//! | `/qvd/list_of_vm` | registered 503, login 401, blocked 503, running 503 | 200 JSON |
+//! | `/qvd/connect_to_vm` | registered 503, login 401, blocked 503, upgrade 426, id 422, parameters 403, VM 404 or 403, all else 503 | 102s, 101 |
+//! | `/qvd/stop_vm` | registered 503, login 401, blocked 503, id 422, VM 404 or 403, state 503, too slow 408 | 102s, 200 |
+//!
+//! Everything else is 404. Heads that are none end the connection with 400, 408, 431 or 505. Nothing here
+//! reads a body, so a request that announces one is the connection's last.
 
 use crate::{
     answer::{Answer, Status},
