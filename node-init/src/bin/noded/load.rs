@@ -82,7 +82,7 @@ pub fn inventory(state: &Path, mac: String) -> Inventory {
         let lines = cpuinfo.lines().filter(|l| l.starts_with(field));
         lines.filter_map(|l| l.split(':').nth(1)).map(|v| v.trim().to_owned()).collect::<Vec<_>>()
     };
-    let state_mib = rustix::fs::statvfs(state).map(|s| s.f_blocks * s.f_frsize >> 20).unwrap_or(0);
+    let state_mib = rustix::fs::statvfs(state).map(|s| (s.f_blocks * s.f_frsize) >> 20).unwrap_or(0);
     Inventory {
         machine: format!("{} {}", dmi("sys_vendor"), dmi("product_name")).trim().to_owned(),
         serial: dmi("product_serial"),

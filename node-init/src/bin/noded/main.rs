@@ -146,9 +146,9 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
     if args.no_network.is_none() {
         timekeeper::start(&board, &network, &paths, &init).await;
     }
-    let (reports, uplink) = (guests.reports(), network.uplink());
+    let (reports, able, uplink) = (guests.reports(), guests.able(), network.uplink());
     let cluster =
-        Cluster { paths, seed, key, board: board.clone(), init: init.clone(), keeper, guests: reports, uplink, talk };
+        Cluster { paths, seed, key, board: board.clone(), init: init.clone(), keeper, guests: reports, able, uplink, talk };
     tokio::spawn(cluster.run());
     until_told(heard, &board, &guests, &init).await
 }

@@ -99,7 +99,8 @@ impl Task {
         let candidates = self.candidates().await?;
         if candidates.is_empty() {
             self.lost("No network card has a link".to_owned());
-            return Ok(change(changes).await);
+            change(changes).await;
+            return Ok(());
         }
         let alone = candidates.len() == 1;
         for link in candidates {

@@ -65,6 +65,8 @@ pub struct Link<'a> {
     pub talk: &'a mut Talk,
     /// Guests' reports.
     pub guests: &'a mut watch::Receiver<Reports>,
+    /// Whether guests can be started; while they cannot, it is not known which there are.
+    pub able: &'a mut watch::Receiver<Result<(), String>>,
     /// File of the boot timeline.
     pub timeline: PathBuf,
 }
@@ -120,8 +122,11 @@ impl Link<'_> {
         let mut verdict = self.board.verdict.subscribe();
         let mut beat = self.beats();
         loop {
+            // Before the reports: those read below are then at least as new.
+            let known = self.able.borrow_and_update().is_ok();
             let guests = self.guests.borrow_and_update().clone();
-            let now = sessions.borrow_and_update().clone();
+            let mut now = sessions.borrow_and_update().clone();
+            now.settled &= known;
             self.report(&mut told, guests, now).await?;
             // Cancel-safe: receives take nothing unless they complete, and what a `changed` announces is
             // read by the borrows above. Nothing is sent inside a branch's future.
@@ -130,6 +135,7 @@ impl Link<'_> {
                 Some(asked) = self.talk.asked.recv() => self.ask(asked).await?,
                 Some(counts) = self.talk.counted.recv() => self.talk.add(counts),
                 Ok(()) = self.guests.changed() => {}
+                Ok(()) = self.able.changed() => {}
                 Ok(()) = sessions.changed() => {}
                 Ok(()) = verdict.changed() => self.beat(&mut meter, &mut told).await?,
                 _ = beat.tick() => self.beat(&mut meter, &mut told).await?,

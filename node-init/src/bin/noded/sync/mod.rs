@@ -52,6 +52,8 @@ pub struct Cluster {
     pub keeper: Keeper,
     /// Reports of the guests.
     pub guests: watch::Receiver<Reports>,
+    /// Whether guests can be started, which is also when those that run are known.
+    pub able: watch::Receiver<Result<(), String>>,
     /// The uplink, none while it is down.
     pub uplink: watch::Receiver<Option<Uplink>>,
     /// Calls and counts.
@@ -127,6 +129,7 @@ impl Cluster {
             keeper: &mut self.keeper,
             talk: &mut self.talk,
             guests: &mut self.guests,
+            able: &mut self.able,
             timeline: self.paths.at(model::paths::TIMELINE),
         };
         let (error, talked) = link.run(hello, member).await;

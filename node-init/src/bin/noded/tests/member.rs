@@ -129,6 +129,21 @@ async fn sessions_are_complete_only_once_the_router_has_spoken() {
 }
 
 #[tokio::test]
+async fn guests_are_complete_only_once_those_that_run_are_found() {
+    let store = FakeStore::start().await;
+    let node = Node::boot(store.seed(Some("t0ken")));
+    node.board.sessions.send_modify(|s| s.settled = true);
+    node.able.send_replace(Err("Guests are being looked for".into())).expect("was able");
+    joined(&store, &node).await;
+    let (mut peer, _) = soon(store.let_in()).await;
+    soon(peer.until(|w| matches!(w, ToStore::Heartbeat(_)).then_some(()))).await;
+    node.guests.send_modify(|g| drop(g.insert(VmId(4), guest(4))));
+    node.able.send_replace(Ok(())).expect_err("was not");
+    assert_eq!(soon(peer.recv()).await, ToStore::Guest(guest(4)));
+    assert_eq!(soon(peer.recv()).await, ToStore::ReportsComplete);
+}
+
+#[tokio::test]
 async fn a_store_of_another_cluster_gets_nothing_and_the_console_says_why() {
     let (ours, theirs) = (FakeStore::start().await, FakeStore::start().await);
     let mut seed = theirs.seed(Some("t0ken"));

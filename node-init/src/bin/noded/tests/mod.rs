@@ -29,6 +29,7 @@ struct Node {
     key: Arc<NodeKey>,
     store: Store,
     guests: watch::Sender<Reports>,
+    able: watch::Sender<Result<(), String>>,
     channel: UnixStream,
     cluster: JoinHandle<()>,
     _dir: Arc<tempfile::TempDir>,
@@ -54,6 +55,7 @@ impl Node {
         crate::recall(&board, member, &keeper);
         let (store, talk) = Store::new();
         let guests = watch::Sender::new(Reports::default());
+        let able = watch::Sender::new(Ok(()));
         let address = "192.0.2.7/24".parse().expect("address");
         let (link, mac) = ("eth0".into(), "52:54:00:00:00:07".into());
         let (_, uplink) = watch::channel(Some(Uplink { link, mac, address, dns: vec![], ntp: vec![] }));
@@ -65,11 +67,12 @@ impl Node {
             init,
             keeper,
             guests: guests.subscribe(),
+            able: able.subscribe(),
             uplink,
             talk,
         };
         let cluster = tokio::spawn(cluster.run());
-        Self { paths, board, key, store, guests, channel, cluster, _dir: dir }
+        Self { paths, board, key, store, guests, able, channel, cluster, _dir: dir }
     }
 
     /// Pulls the plug; what is on STATE stays.
