@@ -63,7 +63,7 @@ pub enum GptError {
         source: io::Error,
     },
     /// A header that no tool of ours writes, and that could ask for any amount of memory.
-    #[error("The partition table announces {count} entries of {size} bytes, expected at most 512 of 128")]
+    #[error("The partition table announces {count} entries of {size} bytes, expected 1 to 512 of 128")]
     Strange {
         /// Number of entries.
         count: u32,
@@ -399,7 +399,7 @@ fn refuse_strange(disk: &mut (impl Read + Seek)) -> Result<(), GptError> {
             let read = disk.read_exact(&mut header);
             let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             let (count, size) = (word(80), word(84));
-            if read.is_ok() && header.starts_with(b"EFI PART") && (count > 512 || size != 128) {
+            if read.is_ok() && header.starts_with(b"EFI PART") && (!(1..=512).contains(&count) || size != 128) {
                 return Err(GptError::Strange { count, size });
             }
         }

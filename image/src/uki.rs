@@ -130,6 +130,9 @@ impl Image {
             return Err(bad(format!("its alignments are {alignments:?}")));
         }
         // What stands behind the last section (symbols of the stub's build) would be a gap for a signer.
+        if optional.size_of_headers() as usize > stub.len() || optional.size_of_headers() > file_end {
+            return Err(bad("its headers are cut off".into()));
+        }
         let bytes = stub.get(..file_end as usize).ok_or_else(|| bad("its last section is cut off".into()))?.to_vec();
         Ok(Self {
             bytes,
@@ -145,7 +148,8 @@ impl Image {
     }
 
     fn room(&self) -> usize {
-        (self.headers_end as usize).saturating_sub(self.table) / SECTION_HEADER - usize::from(self.count)
+        let slots = (self.headers_end as usize).saturating_sub(self.table) / SECTION_HEADER;
+        slots.saturating_sub(usize::from(self.count))
     }
 
     fn append(&mut self, name: &str, data: &[u8]) -> Result<(), UkiError> {
@@ -236,4 +240,87 @@ pub fn sections(image: &[u8]) -> Result<Vec<Section<'_>>, UkiError> {
 pub fn section<'a>(image: &'a [u8], name: &'static str) -> Result<&'a [u8], UkiError> {
     let found = sections(image)?.into_iter().find(|section| section.name == name);
     found.map(|section| section.data).ok_or(UkiError::Missing { name })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The smallest PE file with this many bytes of headers and one section.
+    fn stub(headers: u32) -> Vec<u8> {
+        let mut pe = vec![0; 0x800];
+        let mut put = |at: usize, bytes: &[u8]| pe[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"MZ");
+        put(0x3c, &[0x80]);
+        put(0x80, b"PE\0\0");
+        for (at, half) in [(0x84, 0x8664u16), (0x86, 1), (0x94, 0xf0), (0x98, 0x20b)] {
+            put(at, &half.to_le_bytes());
+        }
+        for (at, word) in [(32, 0x1000u32), (36, 0x200), (56, 0x2000), (60, headers), (64, 77), (108, 16)] {
+            put(0x98 + at, &word.to_le_bytes());
+        }
+        put(0x188, b".text");
+        put(0x190, &[0x100u32, 0x1000, 0x200, 0x600].map(u32::to_le_bytes).concat());
+        pe
+    }
+
+    const PARTS: Parts<'static> =
+        Parts { os_release: "ID=roost\n", cmdline: "quiet", initrd: &[5; 5000], uname: "6.12", linux: &[7; 10_000] };
+
+    #[test]
+    fn sections_follow_the_stub_s_in_order_and_read_back() {
+        let image = build(&stub(0x600), &PARTS).unwrap();
+        let found: Vec<_> = sections(&image).unwrap().into_iter().map(|s| (s.name, s.data.len())).collect();
+        let expect =
+            [(".text", 256), (".osrel", 9), (".cmdline", 5), (".initrd", 5000), (".uname", 4), (".linux", 10_000)];
+        assert_eq!(found, expect.map(|(name, len)| (name.to_owned(), len)));
+        assert_eq!(section(&image, ".linux").unwrap(), PARTS.linux);
+        assert!(matches!(section(&image, ".dtb"), Err(UkiError::Missing { name: ".dtb" })));
+    }
+
+    #[test]
+    fn addresses_are_aligned_and_totals_are_kept() {
+        let image = build(&stub(0x600), &PARTS).unwrap();
+        let word = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap());
+        assert_eq!(image.len() % 0x200, 0);
+        assert_eq!(image[0x86], 6);
+        // .text at 0x1000, then one page each but two for .initrd and three for .linux.
+        assert_eq!(
+            (0..6).map(|n| word(0x188 + n * 40 + 12)).collect::<Vec<_>>(),
+            [0x1000, 0x2000, 0x3000, 0x4000, 0x6000, 0x7000]
+        );
+        assert_eq!(word(0x98 + 56), 0xa000, "size of the image in memory");
+        assert_eq!(word(0x98 + 64), 0, "checksum");
+    }
+
+    #[test]
+    fn a_stub_without_room_or_with_such_a_section_is_refused() {
+        assert!(matches!(build(&stub(0x200), &PARTS), Err(UkiError::NoRoom { room: 2, wanted: 5 })));
+        let mut taken = stub(0x600);
+        taken[0x188..0x190].copy_from_slice(b".linux\0\0");
+        assert!(matches!(build(&taken, &PARTS), Err(UkiError::Occupied { name }) if name == ".linux"));
+        assert!(matches!(build(b"MZ", &PARTS), Err(UkiError::NotPe { .. })));
+    }
+
+    #[test]
+    fn a_cut_uki_names_the_section() {
+        let image = build(&stub(0x600), &PARTS).unwrap();
+        let error = sections(&image[..image.len() - 4096]).unwrap_err().to_string();
+        assert!(error.starts_with("Section .linux of the UKI is cut off"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_stub_and_no_uki_is_a_crash(at in 0usize..0x300, bytes in prop::collection::vec(any::<u8>(), 1..30), cut in 0usize..0x900) {
+            let mut stub = stub(0x600);
+            stub[at..at + bytes.len()].copy_from_slice(&bytes);
+            stub.truncate(cut);
+            if let Ok(image) = build(&stub, &PARTS) {
+                let _may_be_damaged = sections(&image);
+            }
+            let _may_be_damaged = sections(&stub);
+        }
+    }
 }

@@ -271,3 +271,6 @@ impl<'a> Plan<'a> {
         Ok(first)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,14 +127,14 @@ impl Encoder<'_> {
                 Some(place) => place,
                 None => self.inode(*child, 0)?,
             };
-            entries.push((name, *child, place));
+            entries.push((&**name, *child, place));
         }
         let listing = self.listing(&entries)?;
         self.listings.insert(dir, listing);
         Ok(())
     }
 
-    fn listing(&mut self, entries: &[(&Box<[u8]>, NodeId, Position)]) -> Result<(Listing, Vec<IndexEntry>)> {
+    fn listing(&mut self, entries: &[(&[u8], NodeId, Position)]) -> Result<(Listing, Vec<IndexEntry>)> {
         let at = self.directories.position()?;
         let mut index: Vec<IndexEntry> = Vec::new();
         let mut len = 0u32;
@@ -152,11 +152,7 @@ impl Encoder<'_> {
             let block = (u32::from(at.offset) + len) / BLOCK;
             let indexed = index.last().map_or(0, |last| (u32::from(at.offset) + last.offset) / BLOCK);
             if block > indexed && index.len() < usize::from(u16::MAX) {
-                index.push(IndexEntry {
-                    offset: len,
-                    block: self.directories.position()?.block,
-                    name: (*name).clone(),
-                });
+                index.push(IndexEntry { offset: len, block: self.directories.position()?.block, name: (*name).into() });
             }
             let bytes = self.run(base, place.block, now);
             self.directories.write(&bytes)?;
@@ -169,7 +165,7 @@ impl Encoder<'_> {
     }
 
     /// One header with the entries behind it.
-    fn run(&self, base: u32, block: u32, entries: &[(&Box<[u8]>, NodeId, Position)]) -> Vec<u8> {
+    fn run(&self, base: u32, block: u32, entries: &[(&[u8], NodeId, Position)]) -> Vec<u8> {
         let mut out = Vec::new();
         let count = u32::try_from(entries.len() - 1).unwrap_or_default();
         for word in [count, block, base] {

@@ -369,3 +369,6 @@ fn write(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
 fn lossy(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

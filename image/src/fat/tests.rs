@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::process::Command;
 
-use image::fat::{FatReader, FatVolume};
+use super::{FatReader, FatVolume};
 use proptest::prelude::*;
 
 const ESP: u64 = 300 << 20;

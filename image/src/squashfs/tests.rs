@@ -5,14 +5,14 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 use std::process::Command;
 
+use super::{Attrs, Options, Special, SquashfsError, Writer, write_tree};
+use crate::{Entry, Kind, Tree};
 use backhand::{FilesystemReader, InnerNode};
-use image::squashfs::{Attrs, Options, Special, SquashfsError, Writer, write_tree};
-use image::{Entry, Kind, Tree};
 use proptest::prelude::*;
 
 const SMALL: Options = Options { block_size: 4096, level: 3, threads: 2, mtime: 1_700_000_000, pack_tails: false };
 
-fn image(tree: &Tree, options: Options) -> Vec<u8> {
+fn packed(tree: &Tree, options: Options) -> Vec<u8> {
     write_tree(Cursor::new(Vec::new()), tree, options).unwrap().0.into_inner()
 }
 
@@ -75,7 +75,7 @@ fn expected(tree: &Tree) -> Seen {
 
 #[track_caller]
 fn check(tree: &Tree, options: Options) {
-    assert_eq!(read_back(image(tree, options)), expected(tree));
+    assert_eq!(read_back(packed(tree, options)), expected(tree));
 }
 
 /// One of everything, with each shape of contents: empty, tail, whole blocks, zeros, noise, equal ones.
@@ -114,13 +114,13 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     for n in 0..300 {
         tree.insert(&format!("f{n}"), Entry::file(0o644, noise(n * 97, n as u32))).unwrap();
     }
-    let one = image(&tree, Options { threads: 1, ..SMALL });
+    let one = packed(&tree, Options { threads: 1, ..SMALL });
     assert!(one.len().is_multiple_of(4096));
-    let info = image::squashfs::info(&one).unwrap();
+    let info = super::info(&one).unwrap();
     assert_eq!((info.used.next_multiple_of(4096), info.block_size, info.mtime), (one.len() as u64, 4096, SMALL.mtime));
     assert_eq!(info.inodes as usize, tree.len());
     for threads in [2, 3, 16] {
-        assert!(image(&tree, Options { threads, ..SMALL }) == one, "{threads} threads");
+        assert!(packed(&tree, Options { threads, ..SMALL }) == one, "{threads} threads");
     }
 }
 
@@ -144,7 +144,7 @@ fn equal_files_are_stored_once() {
     for n in 0..50 {
         tree.insert(&format!("{n}"), Entry::file(0o644, noise(100_000, 1))).unwrap();
     }
-    assert!(image(&tree, SMALL).len() < 120_000);
+    assert!(packed(&tree, SMALL).len() < 120_000);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn unsquashfs_reads_contents_and_attributes() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (file, root) = (dir.path().join("i.squashfs"), dir.path().join("root"));
-    std::fs::write(&file, image(&tree, SMALL)).unwrap();
+    std::fs::write(&file, packed(&tree, SMALL)).unwrap();
     let output = Command::new("unsquashfs").arg("-no-progress").arg("-d").args([&root, &file]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!text.contains("rror"), "{text}");
