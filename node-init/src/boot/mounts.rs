@@ -25,7 +25,6 @@ const EARLY: &[Entry] = &[
 
 const LATER: &[Entry] = &[
     ("tmpfs", "/tmp", NO_DEVICES, "mode=1777,size=25%"),
-    ("tmpfs", "/var", NO_DEVICES, "mode=0755,size=10%"),
     ("cgroup2", "/sys/fs/cgroup", STRICT, "nsdelegate,memory_recursiveprot"),
     ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "mode=0620,gid=5,ptmxmode=0666"),
     ("tmpfs", "/dev/shm", NO_DEVICES, "mode=1777"),
@@ -47,8 +46,19 @@ pub fn kernel_interfaces() -> Result<(), Failure> {
         advice: "The image is damaged. Write it again.",
     })?;
     take_console();
+    panic_reboots();
     helper_is("/init");
     Ok(())
+}
+
+/// A dead end is a reboot, which boot counting understands; without `panic=` Debian's kernel would hang for ever.
+fn panic_reboots() {
+    let path = "/proc/sys/kernel/panic";
+    if std::fs::read_to_string(path).is_ok_and(|seconds| seconds.trim() == "0")
+        && let Err(e) = std::fs::write(path, "10")
+    {
+        tracing::warn!(error = %e, "A kernel panic will not reboot");
+    }
 }
 
 /// On the root: the rest.
@@ -56,6 +66,7 @@ pub fn the_rest() -> Result<Mounted, BootError> {
     // They moved over from the initrd, unless somebody booted this root by other means.
     EARLY.iter().try_for_each(mount_entry)?;
     make(Path::new(model::paths::RUN))?;
+    panic_reboots();
     helper_is(crate::SELF);
     LATER.iter().try_for_each(mount_entry)?;
     for entry in OPTIONAL.iter().filter(|e| Path::new(e.1).is_dir()) {
@@ -63,12 +74,35 @@ pub fn the_rest() -> Result<Mounted, BootError> {
             tracing::warn!(error = %chain(&e), "Not mounted");
         }
     }
-    for name in ["lib", "log", "cache", "tmp", "lib/lxc", "lib/misc", "lib/chrony", "spool"] {
-        make(&Path::new("/var").join(name))?;
-    }
-    link("/run", "/var/run")?;
+    var()?;
     link("/proc/self/fd", "/dev/fd")?;
     Ok(Mounted(()))
+}
+
+/// What the image's links from `/var` point to, and homes there of users that services run as.
+fn var() -> Result<(), sys::Error> {
+    use std::os::unix::fs::PermissionsExt;
+    for name in ["lock", "var/cache", "var/lib/lxc", "var/log", "var/tmp"] {
+        make(&Path::new("/run").join(name))?;
+    }
+    let open = std::fs::Permissions::from_mode(0o1777);
+    std::fs::set_permissions("/run/var/tmp", open).map_err(sys::Error::of("open up", "/run/var/tmp"))?;
+    for (uid, gid, home) in homes(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()) {
+        make(Path::new(&home))?;
+        std::os::unix::fs::chown(&home, Some(uid), Some(gid)).map_err(sys::Error::of("give away", &home))?;
+    }
+    Ok(())
+}
+
+/// User, group and home of all who live below `/var`, from the text of `/etc/passwd`.
+fn homes(passwd: &str) -> Vec<(u32, u32, String)> {
+    let user = |line: &str| {
+        let fields: Vec<_> = line.split(':').collect();
+        let [_, _, uid, gid, _, home, _] = fields.as_slice() else { return None };
+        let below_var = home.starts_with("/var/") && !home.split('/').any(|part| part == "..");
+        Some((uid.parse().ok()?, gid.parse().ok()?, (*home).to_owned())).filter(|_| below_var)
+    };
+    passwd.lines().filter_map(user).collect()
 }
 
 fn mount_entry(&(kind, target, flags, options): &Entry) -> Result<(), sys::Error> {
@@ -138,5 +172,17 @@ fn empty_initrd() {
         }
         // What cannot be removed costs memory and nothing else.
         let _ = if meta.is_dir() { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::homes;
+
+    #[test]
+    fn only_users_below_var_get_a_home() {
+        let passwd = "root:x:0:0:root:/root:/usr/sbin/nologin\nrouter:x:900:900::/:\n_chrony:x:902:903::/var/lib/chrony:\n\
+                      bad:x:1:1::/var/../etc:\nshort:x\nnobody:x:a:1::/var/x:\n";
+        assert_eq!(homes(passwd), [(902, 903, "/var/lib/chrony".to_owned())]);
     }
 }

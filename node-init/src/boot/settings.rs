@@ -6,8 +6,7 @@ use std::path::Path;
 
 /// File below `/proc/sys`, value, reason beside it.
 const SETTINGS: &[(&str, &str)] = &[
-    // A dead end is a reboot, which boot counting understands; Debian's kernel would hang for ever.
-    ("kernel/panic", "10"),
+    // A kernel that has stumbled is not to go on; and panic= makes that a reboot.
     ("kernel/panic_on_oops", "1"),
     // Guests must not read the node's addresses and log.
     ("kernel/kptr_restrict", "2"),
