@@ -26,7 +26,8 @@ pub enum Service {
 pub enum ToInit {
     /// The daemon's loop turns.
     Alive,
-    /// Configuration of the service is written: start it, or restart it if it runs.
+    /// Configuration of the service is written: start it, or restart it if it runs. The router is left alone if it
+    /// runs: it takes its configuration from `noded` itself, and a restart would end all sessions.
     Start(Service),
     /// A phase of the boot timeline began.
     PhaseBegan(String),
