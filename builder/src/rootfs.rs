@@ -200,6 +200,14 @@ fn initrd(inputs: &Inputs<'_>, modules: &Modules, boot: &Boot, kernel: &Kernel, 
     let made = tree.insert("init", init).map(drop);
     let folders = ["dev", "proc", "run", "sys", "sysroot"];
     let made = folders.iter().try_fold(made, |_, f| tree.mkdir_p(f).map(|_| Ok(()))).and_then(|r| r);
+    // Before devtmpfs is mounted: with a console= that the machine does not have, PID 1 starts without standard
+    // streams, and without /dev/null Rust's runtime aborts before main.
+    let devices = [("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)];
+    let made = made.and_then(|()| {
+        devices.iter().try_for_each(|&(path, mode, major, minor)| {
+            tree.insert(path, Entry::char_dev(mode, major, minor).from_origin(overlay::RECIPE)).map(drop)
+        })
+    });
     made.map_err(|source| Error::Assemble { action: "make the initrd".to_owned(), source: Box::new(source) })?;
     tree.clamp_times(inputs.epoch());
     Ok(tree)
