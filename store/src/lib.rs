@@ -16,3 +16,8 @@ pub mod site;
 pub mod store;
 pub mod sync;
 pub mod throttle;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ mod hosts;
 mod images;
 mod many;
 mod openapi;
-mod routes;
+pub(crate) mod routes;
 mod users;
 mod vms;
 

@@ -6,6 +6,7 @@
 //! same upload gives the same image.
 
 mod jobs;
+mod squash;
 mod tarball;
 
 pub use jobs::{Imports, Order, start};
@@ -176,7 +177,11 @@ fn unpack(source: &mut Source, writer: &mut Writer, counts: &mut Counts) -> Resu
             let decoder = decoder.map_err(|source| ImportError::Archive { entries: 0, source })?;
             tarball::unpack(decoder, writer, counts)
         }
-        Some(Format::Squashfs) | None => Err(ImportError::Unknown(
+        Some(Format::Squashfs) => {
+            let source = buffered.get_ref();
+            squash::unpack(&source.file, &source.progress, writer, counts)
+        }
+        None => Err(ImportError::Unknown(
             head.iter().take(8).map(|b| format!("{b:02x} ")).collect::<String>().trim().to_owned(),
         )),
     }

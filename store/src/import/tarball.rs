@@ -89,7 +89,7 @@ fn inside(path: &[u8], name: &[u8], wrong: &str) -> Result<Vec<u8>> {
 }
 
 /// A symbolic link may be absolute (that is the guest's own root) but may not climb above it.
-fn check_symlink(path: &[u8], target: &[u8]) -> std::result::Result<(), String> {
+pub(super) fn check_symlink(path: &[u8], target: &[u8]) -> std::result::Result<(), String> {
     if target.starts_with(b"/") {
         return Ok(());
     }
@@ -142,7 +142,7 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>, counts: &mut Counts) -> std::re
 
 /// Attributes that mean something in a guest. `trusted.` means something only outside of it, and
 /// overlayfs would believe its own ones in the lower layer.
-fn keeps(name: &str) -> bool {
+pub(super) fn keeps(name: &str) -> bool {
     xattr_is_storable(name) && !name.starts_with("trusted.") && !name.starts_with("user.overlay.")
 }
 
@@ -159,7 +159,7 @@ fn pax<R: Read>(entry: &mut Entry<'_, R>) -> std::result::Result<BTreeMap<String
     Ok(found)
 }
 
-fn lossy(path: &[u8]) -> String {
+pub(super) fn lossy(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 

@@ -1,0 +1,340 @@
+//! Node sync over TLS on loopback.
+
+use super::{
+    World,
+    http::Admin,
+    node::{Link, Machine, joined},
+};
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::Full;
+use model::{
+    UserId, VmId,
+    api::{Added, Done, HostRow, NewToken, Token, TokenKind, VmRow},
+    grant::Grant,
+    state::{HostState, UserState, VmState, Want},
+    sync::{Call, GuestReport, Refusal, Reply, STORE_NAME, Secret, SessionReport, ToNode, ToStore},
+};
+use ring::signature::{ED25519, UnparsedPublicKey};
+use serde_json::json;
+
+fn refused(answer: ToNode) -> String {
+    match answer {
+        ToNode::Refused(reason) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_joins_by_token_is_welcome_and_told_what_is_wanted() {
+    let world = World::start().await;
+    let machine = joined(&world, "node1").await;
+    let joined = machine.joined.as_ref().expect("joined");
+    assert_eq!(crate::pki::sha256(&joined.ca), world.serving().ca_sha256());
+    let (_link, welcome, desired) = machine.run(&world).await;
+    assert_eq!((welcome.name.as_str(), welcome.host.0), ("node1", 1));
+    assert_eq!((desired.revision, desired.guests.len()), (1, 0));
+    crate::pki::check_pair(&desired.router_tls).expect("a certificate for its router");
+    let hosts: Vec<HostRow> = Admin::new(world.qa()).get("/hosts").await;
+    assert_eq!((hosts[0].state, hosts[0].connected, hosts[0].usable_cpu), (HostState::Running, true, 800.0));
+    assert!(hosts[0].router_sha256.is_some());
+}
+
+#[tokio::test]
+async fn used_unknown_and_expired_tokens_are_refused_with_the_reason() {
+    let world = World::start().await;
+    joined(&world, "node1").await;
+    let mut second = Machine::new("node2");
+    let used = world.join_token();
+    assert!(refused(second.ask(&world, Some(&used)).await).contains("used already"));
+    assert!(refused(second.ask(&world, Some("nonsense")).await).contains("not known here"));
+    world
+        .store()
+        .db
+        .write(|tx| tx.token_add(TokenKind::Join, &crate::secret::token_sha256("old"), "", Some(1)))
+        .await
+        .expect("made");
+    assert!(refused(second.ask(&world, Some("old")).await).contains("expired at 1970-01-01"));
+    let events: Vec<model::api::EventRow> = Admin::new(world.qa()).get("/events").await;
+    assert_eq!(events.iter().filter(|e| e.what == "host.refused").count(), 3, "the operator sees them as well");
+}
+
+#[tokio::test]
+async fn a_node_without_a_token_waits_until_it_is_approved() {
+    let world = World::start().await;
+    let admin = Admin::new(world.qa());
+    let mut machine = Machine::new("pxe-1");
+    assert_eq!(machine.ask(&world, None).await, ToNode::JoinPending);
+    assert_eq!(machine.ask(&world, None).await, ToNode::JoinPending);
+    let hosts: Vec<HostRow> = admin.get("/hosts?filter=approved=0").await;
+    assert_eq!(hosts.len(), 1, "asking again is the same node");
+    let key = crate::pki::request_key_sha256(&machine.request(None).csr).expect("a key").to_string();
+    assert_eq!(hosts[0].key_sha256.as_deref(), Some(key.as_str()));
+    let done: Done = admin.post("/hosts/approve?filter=name=pxe-1", &json!(null)).await;
+    assert_eq!(done.done, 1);
+    assert!(matches!(machine.ask(&world, None).await, ToNode::Joined(_)));
+    machine.run(&world).await;
+}
+
+#[tokio::test]
+async fn a_peer_without_a_certificate_may_only_join() {
+    let world = World::start().await;
+    let stranger = Machine::new("stranger");
+    let mut link = stranger.link(&world).await;
+    link.say(ToStore::Hello(stranger.hello())).await;
+    assert!(refused(link.hear().await.expect("an answer")).contains("may only join"));
+    assert_eq!(link.hear().await, None, "and the connection ends");
+    let bad_name = stranger.request(Some("x"));
+    let mut link = stranger.link(&world).await;
+    link.say(ToStore::Join(model::sync::JoinRequest { name: "../etc".into(), ..bad_name })).await;
+    refused(link.hear().await.expect("an answer"));
+}
+
+#[tokio::test]
+async fn garbage_ends_its_connection_and_nothing_else() {
+    let world = World::start().await;
+    let machine = joined(&world, "node1").await;
+    let (mut good, ..) = machine.run(&world).await;
+    for bytes in [vec![], vec![0xff; 100], vec![0; 3]] {
+        let mut link = Machine::new("stranger").link(&world).await;
+        link.say_bytes(bytes).await;
+        assert!(matches!(link.hear().await, None | Some(ToNode::Refused(_))));
+    }
+    good.beat(HostState::Running).await;
+}
+
+#[tokio::test]
+async fn a_deleted_node_is_cut_off_and_shut_out() {
+    let world = World::start().await;
+    let machine = joined(&world, "node1").await;
+    let (mut link, ..) = machine.run(&world).await;
+    let _: Done = Admin::new(world.qa()).delete("/hosts?filter=name=node1").await;
+    while link.hear().await.is_some() {}
+    let mut again = machine.link(&world).await;
+    again.say(ToStore::Hello(machine.hello())).await;
+    assert!(refused(again.hear().await.expect("an answer")).contains("not registered"));
+}
+
+#[tokio::test]
+async fn a_newer_connection_of_a_node_replaces_the_older() {
+    let world = World::start().await;
+    let machine = joined(&world, "node1").await;
+    let (mut old, ..) = machine.run(&world).await;
+    let (mut new, ..) = machine.run(&world).await;
+    while old.hear().await.is_some() {}
+    new.beat(HostState::Running).await;
+    assert!(world.store().hub.connected(model::HostId(1)));
+}
+
+/// User `ann` (password `pw`), a flavour with an image, VM 1.
+async fn desktop(world: &World) -> Admin {
+    let admin = Admin::new(world.qa());
+    let _: Added = admin.post("/users", &json!({ "login": "ann", "password": "pw" })).await;
+    let osf: Added = admin.post("/osfs", &json!({ "name": "desk", "user_storage_mib": 64 })).await;
+    let image = crate::db::NewImage { digest: model::Digest([7; 32]), bytes: 4096, name: "desk.tar".into() };
+    world.store().db.write(move |tx| tx.di_add(model::OsfId(osf.id), None, &image)).await.expect("added");
+    let _: Added = admin.post("/vms", &json!({ "name": "ann-1", "user": "ann", "osf": "desk" })).await;
+    admin
+}
+
+fn report(state: VmState, generation: u64) -> GuestReport {
+    GuestReport {
+        vm: VmId(1),
+        epoch: 1,
+        generation,
+        state,
+        phase: "p".into(),
+        since_ms: 5,
+        di: Some(model::DiId(1)),
+        failed: None,
+        start_ms: Some(900),
+    }
+}
+
+fn login(password: &str) -> Call {
+    Call::Login { login: " ANN ".into(), password: Secret(password.into()), client: "198.51.100.1".into() }
+}
+
+fn acquire(session: u64) -> Call {
+    Call::Acquire { user: UserId(1), vm: VmId(1), session, client: "198.51.100.1".into() }
+}
+
+fn session(state: UserState, session: u64) -> ToStore {
+    ToStore::Session(SessionReport { vm: VmId(1), user: UserId(1), state, client: "c".into(), session })
+}
+
+#[tokio::test]
+async fn a_login_leads_to_a_running_desktop_and_a_signed_grant() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let machine = joined(&world, "node1").await;
+    let (mut link, welcome, _) = machine.run(&world).await;
+    let Reply::LoggedIn(ann) = link.call(login("pw")).await else { panic!("no login") };
+    assert_eq!((ann.login.as_str(), ann.user), ("ann", UserId(1)));
+    let Reply::Vms(vms) = link.call(Call::List { user: ann.user }).await else { panic!("no list") };
+    assert_eq!((vms[0].name.as_str(), vms[0].state), ("ann-1", VmState::Stopped));
+    let Reply::Acquired(acquired) = link.call(acquire(5)).await else { panic!("not acquired") };
+    assert_eq!((acquired.host, acquired.now.want, acquired.took_over), (welcome.host, Want::Run, false));
+    let key = UnparsedPublicKey::new(&ED25519, &welcome.grant_key);
+    let signed = model::grant::SignedGrant::signed_bytes(&acquired.grant.body);
+    key.verify(&signed, &acquired.grant.signature).expect("signed by the store");
+    let grant: Grant = postcard::from_bytes(&acquired.grant.body).expect("a grant");
+    assert_eq!((grant.vm, grant.host, grant.login.as_str()), (VmId(1), welcome.host, "ann"));
+    assert!(grant.params.contains(&("qvd.vm.user.name".to_owned(), "ann".to_owned())));
+    let desired = link.desired(|d| !d.guests.is_empty()).await;
+    assert_eq!((desired.guests[0].want, desired.guests[0].home_mib), (Want::Run, Some(64)));
+    link.report(report(VmState::Starting, 1)).await;
+    let waiting = link.ask(Call::AwaitVm { user: ann.user, vm: VmId(1), seen: Some(VmState::Starting) }).await;
+    link.report(report(VmState::Running, 1)).await;
+    let Reply::Vm(now) = link.answer(waiting).await else { panic!("no state") };
+    assert_eq!(now.state, VmState::Running);
+    link.say(session(UserState::Connected, 5)).await;
+    link.beat(HostState::Running).await;
+    let vm = admin.get::<Vec<VmRow>>("/vms").await.remove(0);
+    assert_eq!((vm.state, vm.user_state, vm.start_ms), (VmState::Running, UserState::Connected, Some(900)));
+    assert_eq!((vm.real_user.as_deref(), vm.l7r.as_deref()), (Some("ann"), Some("node1")));
+    assert_eq!(link.call(Call::StopVm { user: ann.user, vm: VmId(1) }).await, Reply::Stopping);
+    assert_eq!(link.desired(|d| d.guests[0].want == Want::Stop).await.guests[0].generation, 2);
+}
+
+#[tokio::test]
+async fn wrong_logins_are_refused_alike_and_then_slowed_down() {
+    let world = World::start().await;
+    desktop(&world).await;
+    let machine = joined(&world, "node1").await;
+    let (mut link, ..) = machine.run(&world).await;
+    let nobody = Call::Login { login: "bob".into(), password: Secret("pw".into()), client: "c".into() };
+    assert_eq!(link.call(nobody).await, Reply::Refused(Refusal::BadLogin));
+    for _ in 0..5 {
+        assert_eq!(link.call(login("wrong")).await, Reply::Refused(Refusal::BadLogin));
+    }
+    assert!(
+        matches!(link.call(login("pw")).await, Reply::Refused(Refusal::TooMany(1..=2))),
+        "also the right one waits"
+    );
+}
+
+#[tokio::test]
+async fn a_second_login_takes_the_session_over_once_the_first_let_go() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let first = joined(&world, "node1").await;
+    let token: Token =
+        admin.post("/tokens", &NewToken { kind: TokenKind::Join, ttl_s: None, note: String::new() }).await;
+    let mut second = Machine::new("node2");
+    assert!(matches!(second.ask(&world, Some(&token.token.0)).await, ToNode::Joined(_)));
+    let ((mut one, ..), (mut two, ..)) = (first.run(&world).await, second.run(&world).await);
+    assert!(matches!(one.call(acquire(11)).await, Reply::Acquired(_)));
+    one.say(session(UserState::Connected, 11)).await;
+    one.beat(HostState::Running).await;
+    let waiting = two.ask(acquire(22)).await;
+    assert_eq!(one.abort().await, VmId(1));
+    one.say(session(UserState::Disconnected, 11)).await;
+    let Reply::Acquired(acquired) = two.answer(waiting).await else { panic!("not acquired") };
+    assert!(acquired.took_over);
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_let_go_is_left_alone_after_the_limit() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let _: Done = admin.put("/config", &json!({ "internal.l7r.timeout.takeover": "0.2" })).await;
+    let (mut link, ..) = joined(&world, "node1").await.run(&world).await;
+    assert!(matches!(link.call(acquire(11)).await, Reply::Acquired(_)));
+    assert_eq!(link.call(acquire(22)).await, Reply::Refused(Refusal::Held));
+}
+
+#[tokio::test]
+async fn a_session_of_a_router_that_is_away_is_taken() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let first = joined(&world, "node1").await;
+    let token: Token =
+        admin.post("/tokens", &NewToken { kind: TokenKind::Join, ttl_s: None, note: String::new() }).await;
+    let mut second = Machine::new("node2");
+    second.ask(&world, Some(&token.token.0)).await;
+    let (mut two, ..) = second.run(&world).await;
+    // The desktop is placed on node2 (the only one that runs), the session comes through node1.
+    assert!(matches!(two.call(acquire(1)).await, Reply::Acquired(_)));
+    two.say(session(UserState::Disconnected, 1)).await;
+    let (mut one, ..) = first.run(&world).await;
+    assert!(matches!(one.call(acquire(11)).await, Reply::Acquired(_)));
+    one.say(session(UserState::Connected, 11)).await;
+    one.beat(HostState::Running).await;
+    drop(one);
+    wait_until(|| !world.store().hub.connected(model::HostId(1))).await;
+    let Reply::Acquired(acquired) = two.call(acquire(22)).await else { panic!("not acquired") };
+    assert!(acquired.took_over);
+    assert_eq!(two.abort().await, VmId(1), "the VM's own node is told to cut it");
+}
+
+/// Waits for a condition that no message announces.
+async fn wait_until(condition: impl Fn() -> bool) {
+    let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < limit, "it never came true");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_node_is_told_and_a_failed_start_blocks_its_vm() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let (mut link, ..) = joined(&world, "node1").await.run(&world).await;
+    let _: Done = admin.post("/hosts/block?filter=name=node1", &json!(null)).await;
+    link.desired(|d| d.blocked).await;
+    assert_eq!(link.call(acquire(1)).await, Reply::Refused(Refusal::NoHost));
+    let _: Done = admin.post("/hosts/unblock", &json!(null)).await;
+    assert!(matches!(link.call(acquire(1)).await, Reply::Acquired(_)));
+    link.report(GuestReport { failed: Some("the image has no init".into()), ..report(VmState::Stopped, 1) }).await;
+    let Reply::Vm(now) = link.call(Call::AwaitVm { user: UserId(1), vm: VmId(1), seen: None }).await else {
+        panic!("no state")
+    };
+    assert_eq!((now.want, now.failed.as_deref()), (Want::Stop, Some("the image has no init")));
+    assert_eq!(link.call(acquire(1)).await, Reply::Refused(Refusal::Blocked));
+}
+
+#[tokio::test]
+async fn a_node_reconnects_to_a_restarted_store_and_finds_the_same_revision() {
+    let mut world = World::start().await;
+    desktop(&world).await;
+    let machine = joined(&world, "node1").await;
+    let (mut link, ..) = machine.run(&world).await;
+    assert!(matches!(link.call(acquire(1)).await, Reply::Acquired(_)));
+    let before = link.desired(|d| !d.guests.is_empty()).await;
+    world.restart().await;
+    while link.hear().await.is_some() {}
+    let mut link: Link = machine.link(&world).await;
+    link.say(ToStore::Hello(machine.hello())).await;
+    assert!(matches!(link.hear().await, Some(ToNode::Welcome(_))));
+    assert_eq!(link.desired(|_| true).await, before);
+}
+
+#[tokio::test]
+async fn images_go_to_nodes_only_from_any_byte_on() {
+    let world = World::start().await;
+    let digest = crate::pki::sha256(b"0123456789");
+    std::fs::write(world.store().images.image(&digest), b"0123456789").expect("written");
+    let mut machine = joined(&world, "node1").await;
+    let get = async |machine: &Machine, path: String, range: Option<&str>| {
+        let mut request = Request::builder().uri(path).header(header::HOST, STORE_NAME);
+        if let Some(range) = range {
+            request = request.header(header::RANGE, range);
+        }
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        super::http::request(machine.dial(&world, b"http/1.1").await, request).await
+    };
+    let path = format!("/images/{digest}");
+    let whole = get(&machine, path.clone(), None).await;
+    assert_eq!((whole.status(), &whole.body()[..]), (StatusCode::OK, &b"0123456789"[..]));
+    let rest = get(&machine, path.clone(), Some("bytes=7-")).await;
+    assert_eq!((rest.status(), &rest.body()[..]), (StatusCode::PARTIAL_CONTENT, &b"789"[..]));
+    assert_eq!(rest.headers()[header::CONTENT_RANGE], "bytes 7-9/10");
+    assert_eq!(get(&machine, path.clone(), Some("bytes=10-")).await.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    for none in ["/images/../store.db", "/images/", "/", &format!("/images/{}", model::Digest([0; 32]))] {
+        assert_eq!(get(&machine, none.to_owned(), None).await.status(), StatusCode::NOT_FOUND, "{none}");
+    }
+    machine.joined = None;
+    assert_eq!(get(&machine, path, None).await.status(), StatusCode::FORBIDDEN);
+}
