@@ -33,7 +33,9 @@ pub enum Line {
 /// Reads one line of nxagent's output.
 pub fn parse(line: &str) -> Option<Line> {
     let line = line.trim();
-    if let Some(rest) = line.strip_prefix("Session: ") {
+    // Not only at the begin: the table of keystrokes that nxagent prints when it resumes ends without a
+    // newline, and "Session resumed" stands behind it.
+    if let Some((_, rest)) = line.rsplit_once("Session: ") {
         return session(rest);
     }
     if line.starts_with("Error: ") {
@@ -98,6 +100,8 @@ mod tests {
         check("Info: Agent running with pid '4711'.", Some(Line::Pid(4711)));
         check("Info: Screen [0] resized to geometry [1024x768] fullscreen [0].", Some(Line::Resized(1024, 768)));
         check("Error: Failed to bind socket", Some(Line::Error));
+        let glued = "  dump_clipboard        : Ctrl+Shift+Alt+cSession: Session resumed at 'Sat Nov 21 03:20:05 2026'.";
+        check(glued, Some(Line::Resumed));
     }
 
     #[test]
@@ -107,7 +111,7 @@ mod tests {
         check("Session: Session danced at 'x'.", None);
         check("Info: Agent running with pid 'many'.", None);
         check("Info: Screen [0] resized to geometry [99999999x1] fullscreen [0].", None);
-        check("the Session: Session started at 'x'", None);
+        check("Warning: Session started at 'x'", None);
     }
 
     proptest! {
@@ -117,8 +121,8 @@ mod tests {
         }
 
         #[test]
-        fn a_line_begun_by_something_else_is_never_a_state(before in "[a-z]{1,9} ", word in "Session (started|suspended|resumed)") {
-            prop_assert_eq!(parse(&format!("{before}Session: {word} at 'x'.")), None);
+        fn what_stands_before_a_state_does_not_hide_it(before in "\\PC{0,40}") {
+            prop_assert_eq!(parse(&format!("{before}Session: Session suspended at 'x'.")), Some(Line::Suspended));
         }
     }
 }

@@ -394,7 +394,7 @@ impl Machine {
         let age = now.saturating_sub(self.entered);
         match self.state {
             Session::Starting if age >= START_LIMIT => self.start_failed(),
-            Session::Listening if age >= LISTEN_LIMIT => self.terminate(),
+            Session::Listening if age >= LISTEN_LIMIT => self.listens_for_ever(now),
             Session::Suspending if age >= SUSPEND_LIMIT => self.terminate(),
             Session::Stopping if age >= STOP_LIMIT => {
                 self.entered = now;
@@ -402,6 +402,18 @@ impl Machine {
             }
             _ => vec![],
         }
+    }
+
+    /// nxagent should have given up. Windows that may be in use are never ended for a word not heard.
+    fn listens_for_ever(&mut self, now: Now) -> Vec<Effect> {
+        if !self.lived {
+            return self.terminate();
+        }
+        if self.claimed {
+            return self.connected();
+        }
+        self.entered = now;
+        vec![Effect::HangUp]
     }
 
     fn start_failed(&mut self) -> Vec<Effect> {

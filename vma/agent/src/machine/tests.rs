@@ -196,6 +196,15 @@ fn a_failed_resume_leaves_the_session_suspended() {
 }
 
 #[test]
+fn a_resumed_session_that_says_nothing_more_is_never_ended_for_it() {
+    let listening =
+        || resuming().on(Event::Log(Line::Resuming), &[]).on(Event::Listens, &[Report(Listening), opened(B, true)]);
+    listening().on(Event::Claimed, &[]).at_deadline(&[Report(Connected)]);
+    listening().at_deadline(&[HangUp]).at_deadline(&[HangUp]);
+    self::listening().at_deadline(&[Report(Stopping), Terminate]);
+}
+
+#[test]
 fn a_log_out_ends_the_session() {
     connected().on(Event::DesktopEnded, &[Report(Stopping), Terminate]).at_deadline(&[Kill]).at_deadline(&[Kill]);
 }
