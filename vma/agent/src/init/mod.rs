@@ -4,6 +4,7 @@
 //! end of the guest. It never ends on a failure of its own: what is missing is logged and done without.
 
 mod files;
+mod network;
 mod services;
 
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     let signals = watched();
     signals.thread_block().map_err(Error::call("block", "signals"))?;
     files::prepare();
+    or_log(network::loopback_up(), "Cannot bring up the network");
     let mut services = Services::start();
     let end = serve(&signals, &mut services);
     tracing::info!(?end, "Guest goes down");
