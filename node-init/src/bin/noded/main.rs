@@ -142,14 +142,21 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
     doorman.start(&paths).context("Cannot make the socket for sessions")?;
     init.start_service(Service::Router);
 
-    network_phase(&network, &init).await;
-    if args.no_network.is_none() {
-        timekeeper::start(&board, &network, &paths, &init).await;
-    }
     let (reports, able, uplink) = (guests.reports(), guests.able(), network.uplink());
-    let cluster =
-        Cluster { paths, seed, key, board: board.clone(), init: init.clone(), keeper, guests: reports, able, uplink, talk };
-    tokio::spawn(cluster.run());
+    let no_clock = args.no_network.is_some();
+    let cluster = Cluster {
+        paths: paths.clone(),
+        seed,
+        key,
+        board: board.clone(),
+        init: init.clone(),
+        keeper,
+        guests: reports,
+        able,
+        uplink,
+        talk,
+    };
+    tokio::spawn(connect(network, cluster, paths, no_clock));
     until_told(heard, &board, &guests, &init).await
 }
 
@@ -200,6 +207,16 @@ fn parts(paths: &Paths, network: &Network, guests: &Guests) -> verdict::Parts {
         guests: guests.able(),
         storage: storage.map_err(|e| format!("{} cannot be written: {e}", paths.state.display())),
     }
+}
+
+/// What needs the uplink, in its order: the clock before the first certificate is judged. A task of its own, since
+/// the node may be told to shut down while it waits.
+async fn connect(network: Network, cluster: Cluster, paths: Paths, no_clock: bool) {
+    network_phase(&network, &cluster.init).await;
+    if !no_clock {
+        timekeeper::start(&cluster.board, &network, &paths, &cluster.init).await;
+    }
+    cluster.run().await;
 }
 
 /// Waits for the uplink, no longer than the phase's deadline: it goes on being looked for.
