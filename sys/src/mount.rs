@@ -98,6 +98,22 @@ impl Drop for MountGuard {
     }
 }
 
+/// Makes sure that the kernel knows the file system `kind`: it loads the module when it has one.
+pub fn know(kind: &str) -> Result<()> {
+    let name = c_path(Path::new(kind))?;
+    // SAFETY: `name` is a C string that outlives the call; the flags are none of the caller's.
+    let fd = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) };
+    if fd < 0 {
+        return Err(Error::of("use the file system", kind)(nix::errno::Errno::last()));
+    }
+    // SAFETY: the kernel returned a new descriptor that nobody else has.
+    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+    Ok(())
+}
+
+/// `FSOPEN_CLOEXEC` of linux/mount.h.
+const FSOPEN_CLOEXEC: libc::c_int = 1;
+
 /// A detached copy of the mount at a path (`open_tree`): seen by nobody until [`attach`] puts it somewhere.
 pub fn detached_copy(source: impl AsRef<Path>) -> Result<OwnedFd> {
     let source = source.as_ref();

@@ -1,6 +1,6 @@
 //! `roost demo`: from nothing to a desktop; with `--check`, unattended and with figures.
 
-use crate::lab::{self, Client, Cluster, Display, Firmware, Images, Lab, LabError, NxProxy};
+use crate::lab::{self, Client, Cluster, Display, Firmware, Images, Lab, NxProxy};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::{

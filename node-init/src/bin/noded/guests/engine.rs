@@ -218,11 +218,8 @@ fn missing() -> Result<(), String> {
             return Err(format!("{file} is missing"));
         }
     }
-    let known = fs::read_to_string("/proc/filesystems").map_err(|e| format!("Cannot read /proc/filesystems: {e}"))?;
     for kind in ["overlay", "squashfs"] {
-        if !known.split_whitespace().any(|word| word == kind) {
-            return Err(format!("The kernel's module {kind} is not loaded"));
-        }
+        sys::mount::know(kind).map_err(|e| format!("The kernel has no file system {kind}: {e}"))?;
     }
     Ok(())
 }
