@@ -5,6 +5,7 @@
 //! `Dir::Etc` is set before apt looks for it), except for its proxies. apt verifies the signed InRelease
 //! against Debian's keys, and refuses an archive without a valid signature.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -35,6 +36,8 @@ pub fn resolve(install: &[String], mirror: &Mirror, cache: &Cache) -> Result<Loc
 
 struct Apt {
     root: PathBuf,
+    /// Held while apt runs: two at once would fail on each other's lists.
+    _lock: File,
 }
 
 impl Apt {
@@ -42,14 +45,24 @@ impl Apt {
     fn set_up(mirror: &Mirror, cache: &Cache) -> Result<Self> {
         let keyring = keyring()?;
         let root = cache.folder("apt")?;
-        for folder in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/apt.conf.d", "etc/sources.list.d"] {
+        let lock_file = root.join("lock");
+        let lock = File::create(&lock_file).map_err(at("create", &lock_file))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|e| at("lock", &lock_file)(e.into()))?;
+        for folder in [
+            "state/lists/partial",
+            "cache/archives/partial",
+            "etc/preferences.d",
+            "etc/apt.conf.d",
+            "etc/sources.list.d",
+        ] {
             let folder = root.join(folder);
             std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
         }
         write_whole(&root.join("status"), b"")?;
         write_whole(&root.join("etc/sources.list"), sources(mirror, &keyring).as_bytes())?;
         write_whole(&root.join("apt.conf"), configuration(&root).as_bytes())?;
-        Ok(Self { root })
+        Ok(Self { root, _lock: lock })
     }
 
     /// Runs apt-get and returns its standard output.

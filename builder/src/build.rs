@@ -29,7 +29,7 @@ pub struct Options {
     pub out: PathBuf,
     /// Fail rather than resolve the recipe again.
     pub locked: bool,
-    /// Build even when nothing changed.
+    /// Do every step afresh, with packages from the cache.
     pub no_cache: bool,
     /// How much is spent on size.
     pub level: Level,
@@ -77,7 +77,9 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let began = Instant::now();
     let source = programs::source_tree();
     let located = Located::find(name, &source)?;
-    let cache = Cache::of_user();
+    let user = Cache::of_user();
+    let scratch = if options.no_cache { Some(scratch_folder(&user)?) } else { None };
+    let cache = scratch.as_ref().map_or(Ok(user.clone()), |s| user.with_downloads_of(s.path()))?;
     let build = Build { located: &located, options, cache: &cache, report };
     let lock = build.lock()?;
     let names: Vec<&str> = located.recipe.programs.iter().map(|p| p.name.as_str()).collect();
@@ -86,6 +88,12 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let name = located.recipe.name.clone();
     let manifest = options.out.join(manifest_name(&name));
     Ok(Outcome { name, built: done, seconds: began.elapsed().as_secs_f64(), manifest })
+}
+
+/// On the disk of the cache: results of steps are as large as what they are made of.
+fn scratch_folder(user: &Cache) -> Result<tempfile::TempDir> {
+    let folder = user.folder("scratch")?;
+    tempfile::tempdir_in(&folder).map_err(crate::error::at("create a folder in", &folder))
 }
 
 struct Build<'a> {

@@ -32,6 +32,15 @@ impl Cache {
         Self { root: root.to_owned() }
     }
 
+    /// A cache in `folder` that shares only what was downloaded: every step is done afresh.
+    pub fn with_downloads_of(&self, folder: &Path) -> Result<Self> {
+        for name in ["apt", "debs"] {
+            let link = folder.join(name);
+            std::os::unix::fs::symlink(self.folder(name)?, &link).map_err(at("create", &link))?;
+        }
+        Ok(Self::at(folder))
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -225,6 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_answers_another_question_says_which() {
+        let recipe = |install: &str| {
+            let text = format!("name = \"x\"\nkind = \"guest\"\n[packages]\ninstall = [{install}]\n");
+            Recipe::parse(&text, Path::new("x.toml")).expect("a recipe")
+        };
+        let lock = Lock::new(9, &["aa".into(), "bb".into()], Vec::new());
+        assert_eq!(lock.misfit(&recipe("\"bb\", \"aa\"")), None);
+        let problem = lock.misfit(&recipe("\"aa\", \"bb\", \"cc\""));
+        assert_eq!(problem.as_deref(), Some("the recipe installs cc, which is not locked"));
+        let problem = lock.misfit(&recipe("\"aa\""));
+        assert_eq!(problem.as_deref(), Some("the lock was made for bb, which the recipe no longer installs"));
+    }
+
+    #[test]
     fn what_moved_is_told_by_name_and_version() {
         let old = Lock::new(1, &[], vec![package("aa", "1"), package("bb", "1")]);
         let new = Lock::new(2, &[], vec![package("aa", "2"), package("cc", "1")]);

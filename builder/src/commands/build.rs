@@ -21,7 +21,7 @@ pub struct Args {
     /// Fail rather than resolve packages again.
     #[arg(long)]
     locked: bool,
-    /// Build even when nothing changed.
+    /// Do every step afresh; packages still come from the cache.
     #[arg(long)]
     no_cache: bool,
     /// How much to spend on size.
