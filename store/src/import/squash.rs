@@ -47,7 +47,6 @@ enum Compressor {
 struct Superblock {
     block_size: u32,
     fragments: u32,
-    ids: u16,
     root: u64,
     id_table: u64,
     xattr_table: u64,
@@ -112,7 +111,6 @@ impl<'a> Image<'a> {
         let superblock = Superblock {
             block_size,
             fragments,
-            ids,
             root,
             id_table,
             xattr_table,

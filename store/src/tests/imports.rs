@@ -46,15 +46,17 @@ fn root() -> Builder<Vec<u8>> {
 }
 
 fn desktop() -> Vec<u8> {
+    desktop_with(&[
+        ("SCHILY.xattr.security.capability", b"\x01\0\0\x02cap"),
+        ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+    ])
+}
+
+fn desktop_with(attributes: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = root();
     link(&mut builder, EntryType::Symlink, "bin", "usr/bin");
     link(&mut builder, EntryType::Link, "sbin/again", "./sbin/init");
-    builder
-        .append_pax_extensions([
-            ("SCHILY.xattr.security.capability", &b"\x01\0\0\x02cap"[..]),
-            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
-        ])
-        .expect("appended");
+    builder.append_pax_extensions(attributes.iter().copied()).expect("appended");
     file(&mut builder, "usr/bin/ping", &vec![7; 300_000]);
     let mut device = header(EntryType::Char, 0, 0o666);
     device.set_device_major(1).expect("set");
@@ -62,6 +64,17 @@ fn desktop() -> Vec<u8> {
     raw_name(&mut device, b"dev/null");
     builder.append(&device, &[][..]).expect("appended");
     builder.into_inner().expect("a tar")
+}
+
+#[test]
+fn attributes_are_kept_but_for_those_that_overlayfs_believes() {
+    let digest = |attributes: &[(&str, &[u8])]| import(&desktop_with(attributes)).1.expect("converted").digest;
+    let capability = ("SCHILY.xattr.security.capability", &b"\x01\0\0\x02cap"[..]);
+    let kept = digest(&[capability]);
+    assert_ne!(kept, digest(&[]));
+    for dropped in ["trusted.overlay.opaque", "user.overlay.redirect", "system.posix_acl_access"] {
+        assert_eq!(digest(&[capability, (&format!("SCHILY.xattr.{dropped}"), b"y")]), kept, "{dropped}");
+    }
 }
 
 fn import(bytes: &[u8]) -> (tempfile::TempDir, Result<Converted, ImportError>) {
@@ -76,6 +89,13 @@ fn listing(image: &Path) -> String {
     let out = Command::new("unsquashfs").args(["-lls", "-n"]).arg(image).output().expect("unsquashfs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).expect("text")
+}
+
+#[track_caller]
+fn mksquashfs(tree: &Path, image: &Path, packing: &str) {
+    let options = ["-comp", packing, "-quiet", "-no-progress", "-all-root"];
+    let made = Command::new("mksquashfs").arg(tree).arg(image).args(options).output().expect("mksquashfs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 #[track_caller]
@@ -106,13 +126,12 @@ fn every_packing_of_a_tar_gives_the_same_image() {
     for packed in [gzip, xz, zst] {
         assert_eq!(import(&packed).1.expect("converted"), plain);
         let (_dir, cut) = import(&packed[..packed.len() - 9]);
-        assert!(matches!(cut, Err(ImportError::Archive { .. })), "{cut:?}");
+        assert!(matches!(cut, Err(ImportError::Archive { .. } | ImportError::Write(_))), "{cut:?}");
     }
     let (_dir, cut) = import(&tar[..tar.len() / 2]);
     assert!(matches!(cut, Err(ImportError::Archive { .. } | ImportError::Write(_))), "{cut:?}");
     // Its own output is an input as well, attributes included.
     let image = std::fs::read(dir.path().join("image")).expect("there");
-    assert!(image.windows(10).any(|w| w == b"capability") || !image.is_empty());
     let again = import(&image).1.expect("converted");
     assert_eq!((again.digest, again.bytes), (plain.digest, plain.bytes));
 }
@@ -124,7 +143,8 @@ fn what_unsquashfs_sees_is_what_was_packed() {
     let list = listing(&dir.path().join("image"));
     assert!(list.contains("squashfs-root/bin -> usr/bin"), "{list}");
     assert!(
-        list.lines().any(|l| l.starts_with("-rwxr-xr-x 0/0") && l.contains("300000") && l.ends_with("usr/bin/ping")),
+        list.lines()
+            .any(|l| l.starts_with("-rwxr-xr-x root/root") && l.contains("300000") && l.ends_with("usr/bin/ping")),
         "{list}"
     );
     assert!(!list.contains("dev/null"), "{list}");
@@ -146,14 +166,7 @@ fn a_squashfs_of_others_is_read_whatever_its_packing() {
     let mut digests = Vec::new();
     for packing in ["gzip", "xz", "zstd"] {
         let image = dir.path().join(packing);
-        let made = Command::new("mksquashfs").arg(&tree).arg(&image).args([
-            "-comp",
-            packing,
-            "-quiet",
-            "-no-progress",
-            "-all-root",
-        ]);
-        assert!(made.output().expect("mksquashfs").status.success());
+        mksquashfs(&tree, &image, packing);
         let (_dir, converted) = import(&std::fs::read(&image).expect("there"));
         digests.push(converted.expect("converted").digest);
         let bytes = std::fs::read(&image).expect("there");
@@ -162,9 +175,7 @@ fn a_squashfs_of_others_is_read_whatever_its_packing() {
     }
     assert!(digests.iter().all(|digest| *digest == digests[0]), "the same tree");
     let lz4 = dir.path().join("lz4");
-    let made =
-        Command::new("mksquashfs").arg(&tree).arg(&lz4).args(["-comp", "lz4", "-quiet", "-no-progress"]).output();
-    assert!(made.expect("mksquashfs").status.success());
+    mksquashfs(&tree, &lz4, "lz4");
     let error = import(&std::fs::read(&lz4).expect("there")).1.expect_err("refused").to_string();
     assert!(error.contains("use gzip, xz or zstd"), "{error}");
 }
