@@ -41,8 +41,9 @@ const MB: u64 = 1_000_000;
 /// Zstd levels of root and initrd.
 fn compression(level: Level) -> i32 {
     match level {
-        Level::Dev => 4,
-        Level::Release => 19,
+        Level::Dev => 6,
+        // 19 makes the root 2 % smaller and takes four times as long.
+        Level::Release => 15,
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-use gptman::{GPT, GPTPartitionEntry};
+use gptman::{GPT, GPTHeader, GPTPartitionEntry};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use uuid::{Builder, Uuid};
@@ -179,7 +179,7 @@ pub fn write_new(
         at += sectors;
     }
     let mut table = Table { gpt };
-    table.write(disk)?;
+    table.write(disk, |_| Ok(()))?;
     Ok(table.partitions())
 }
 
@@ -342,14 +342,45 @@ impl Table {
         Ok(())
     }
 
-    /// Writes both copies of the table and the protective MBR in front of them. The caller syncs, and asks the kernel to read it again.
+    /// Writes both copies of the table and the protective MBR: first the backup at the disk's end, and, once
+    /// `sync` says that it is on the disk, the copy in front. So a power cut at any moment leaves the old table
+    /// or the new one, even on a disk larger than the image, whose old backup nobody would find.
+    /// The caller then asks the kernel to read the table again.
     ///
     /// # Errors
-    /// When the disk cannot be written.
-    pub fn write(&mut self, disk: &mut (impl Write + Seek)) -> Result<(), GptError> {
-        self.gpt.write_into(disk).map_err(GptError::Write)?;
-        GPT::write_protective_mbr_into(disk, self.gpt.sector_size).map_err(GptError::Write)?;
-        disk.flush().map_err(|source| GptError::Disk { action: "flush", source })
+    /// When two partitions overlap or have one GUID, or the disk cannot be written.
+    pub fn write<D: Write + Seek>(
+        &mut self,
+        disk: &mut D,
+        sync: impl Fn(&mut D) -> io::Result<()>,
+    ) -> Result<(), GptError> {
+        // The library checks a table only while writing it, and in the other order.
+        self.gpt.clone().write_into(&mut io::empty()).map_err(GptError::Write)?;
+        let sector = self.gpt.sector_size;
+        let entries: Vec<GPTPartitionEntry> = self.gpt.iter().map(|(_, entry)| entry.clone()).collect();
+        let synced = |disk: &mut D| {
+            disk.flush().and_then(|()| sync(disk)).map_err(|source| GptError::Disk { action: "sync", source })
+        };
+        let [mut front, mut backup] = self.headers();
+        backup.write_into(disk, sector, &entries).map_err(GptError::Write)?;
+        synced(disk)?;
+        front.write_into(disk, sector, &entries).map_err(GptError::Write)?;
+        GPT::write_protective_mbr_into(disk, sector).map_err(GptError::Write)?;
+        synced(disk)
+    }
+
+    /// The headers of the copy in front and of the backup, whichever was read.
+    fn headers(&self) -> [GPTHeader; 2] {
+        let header = &self.gpt.header;
+        let (last, entry_size) = (header.primary_lba.max(header.backup_lba), u64::from(header.size_of_partition_entry));
+        let entry_sectors = (u64::from(header.number_of_partition_entries) * entry_size).div_ceil(self.gpt.sector_size);
+        let at = |primary_lba, backup_lba, partition_entry_lba| GPTHeader {
+            primary_lba,
+            backup_lba,
+            partition_entry_lba,
+            ..header.clone()
+        };
+        [at(1, last, 2), at(last, 1, last - entry_sectors)]
     }
 
     /// Start and length in bytes, both multiples of [`ALIGN`]; length 0 when there is none.
@@ -378,7 +409,7 @@ type Copy = ([u8; 16], Vec<([u8; 16], [u8; 16], u64, u64, u64, String)>);
 
 fn entries_at(disk: &mut (impl Read + Seek), at: u64, sector: u64) -> Result<Copy, gptman::Error> {
     disk.seek(SeekFrom::Start(at))?;
-    let header = gptman::GPTHeader::read_from(disk)?;
+    let header = GPTHeader::read_from(disk)?;
     let entries = header.read_partitions(disk, sector)?;
     let entry = |entry: GPTPartitionEntry| {
         let name = entry.partition_name.as_str().to_owned();
@@ -455,7 +486,7 @@ mod tests {
         let mut table = Table::read(&mut disk).unwrap();
         table.grow(&mut disk).unwrap();
         table.add_state(Uuid::from_u128(5)).unwrap();
-        table.write(&mut disk).unwrap();
+        table.write(&mut disk, |_| Ok(())).unwrap();
         check_with_sgdisk(disk.get_ref());
     }
 
@@ -483,13 +514,65 @@ mod tests {
         assert_eq!((start, len), (14 << 20, 64 << 20));
         let made = table.add_state(Uuid::from_u128(5)).unwrap();
         assert_eq!((made.number, made.start, made.len), (5, start, len));
-        table.write(&mut disk).unwrap();
+        table.write(&mut disk, |_| Ok(())).unwrap();
         let mut table = Table::read(&mut disk).unwrap();
         assert_eq!(table.plan_state(1 << 20).unwrap(), StatePlan::Format(made));
         table.rename(STATE_NEW, STATE).unwrap();
-        table.write(&mut disk).unwrap();
+        table.write(&mut disk, |_| Ok(())).unwrap();
         let table = Table::read(&mut disk).unwrap();
         assert!(matches!(table.plan_state(1 << 40).unwrap(), StatePlan::Use(part) if part.name == STATE));
+    }
+
+    /// Keeps the first so many writes, and drops the rest.
+    struct Cut {
+        disk: Cursor<Vec<u8>>,
+        left: usize,
+    }
+
+    impl Write for Cut {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match self.left.checked_sub(1) {
+                Some(left) => {
+                    self.left = left;
+                    self.disk.write(bytes)
+                }
+                None => {
+                    self.disk.seek_relative(bytes.len() as i64)?;
+                    Ok(bytes.len())
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for Cut {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.disk.seek(to)
+        }
+    }
+
+    #[test]
+    fn a_power_cut_at_any_write_leaves_the_old_table_or_the_new_one() {
+        let mut seen = [false; 2];
+        for left in 0..2000 {
+            let mut cut = Cut { disk: larger(disk(), 2 << 20), left };
+            let mut table = Table::read(&mut cut.disk).unwrap();
+            table.grow(&mut cut.disk).unwrap();
+            table.add_state(Uuid::from_u128(5)).unwrap();
+            table.write(&mut cut, |_| Ok(())).unwrap();
+            let table = Table::read(&mut cut.disk).unwrap_or_else(|error| panic!("after {left} writes: {error}"));
+            assert_eq!(table.find(ROOT_A).unwrap().guid, ROOT);
+            seen[table.partitions().len() - 4] = true;
+            if cut.left > 0 {
+                table.check_copies(&mut cut.disk).unwrap();
+                assert_eq!(seen, [true, true]);
+                return;
+            }
+        }
+        panic!("more writes than expected");
     }
 
     #[test]
@@ -510,7 +593,7 @@ mod tests {
         let mut table = Table::read(&mut disk).unwrap();
         assert!(matches!(table.check_copies(&mut disk), Err(GptError::Copy { copy: "first", .. })));
         assert_eq!(table.find(ROOT_A).unwrap().guid, ROOT);
-        table.write(&mut disk).unwrap();
+        table.write(&mut disk, |_| Ok(())).unwrap();
         table.check_copies(&mut disk).unwrap();
         check_with_sgdisk(disk.get_ref());
         let end = disk.get_ref().len() - 1000;

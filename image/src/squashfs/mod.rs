@@ -195,7 +195,8 @@ pub struct Summary {
 }
 
 /// Writes an image from entries in any order. Missing parents are made (`0755`, root); a second entry of
-/// one name replaces the first, as in tar, and a directory then keeps what it holds.
+/// one name replaces the first, as in tar. A directory put over a directory keeps what that holds; anything
+/// else over a directory that holds something is refused.
 pub struct Writer<W> {
     packer: Packer<W>,
     names: Names,

@@ -77,6 +77,10 @@ impl Names {
             return Ok(());
         }
         if let Some(old) = old {
+            if self.nodes[old].children().is_some_and(|children| !children.is_empty()) {
+                let reason = "a directory with entries has that name";
+                return Err(SquashfsError::BadPath { path: lossy(path), reason });
+            }
             self.nodes[old].links -= 1;
         }
         self.nodes.push(node);

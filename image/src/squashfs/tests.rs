@@ -171,6 +171,8 @@ fn what_cannot_be_stored_is_refused_by_name() {
     assert!(matches!(writer.dir("a/../b", &attrs), Err(SquashfsError::BadPath { .. })));
     writer.symlink("link", &attrs, "x").unwrap();
     assert!(matches!(writer.dir("link/x", &attrs), Err(SquashfsError::NotADirectory { .. })));
+    writer.dir("full/x", &attrs).unwrap();
+    assert!(matches!(writer.symlink("full", &attrs, "x"), Err(SquashfsError::BadPath { .. })));
     assert!(matches!(writer.hard_link("x", "absent"), Err(SquashfsError::BadLink { .. })));
     let acl = BTreeMap::from([("system.posix_acl_access".to_owned(), vec![2])]);
     let error = writer.dir("acl", &Attrs { xattrs: acl, ..attrs }).unwrap_err();
