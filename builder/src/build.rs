@@ -140,11 +140,12 @@ impl Build<'_> {
             Fetched::All => Ok(lock),
             Fetched::Gone(gone) => {
                 let packages: Vec<String> = gone.iter().map(Package::to_string).collect();
+                let why = format!("the mirror no longer has {}", packages.join(", "));
                 let error = Error::Gone { recipe: self.name().to_owned(), packages };
                 if self.options.locked {
                     return Err(error);
                 }
-                let lock = self.relock(&error.to_string())?;
+                let lock = self.relock(&why)?;
                 match self.fetch_once(&lock)? {
                     Fetched::All => Ok(lock),
                     Fetched::Gone(_) => Err(error),

@@ -61,7 +61,12 @@ pub fn fetch(
     let run = Run { mirror: &mirror()?, cache, step: &step, agent: agent() };
     let outcome = run.all(&missing);
     let result = judge(outcome, missing.len(), run.mirror)?;
-    step.end(&format!("{} packages, {}", missing.len(), megabytes(total)));
+    match &result {
+        Fetched::All => step.end(&format!("{} packages, {}", missing.len(), megabytes(total))),
+        Fetched::Gone(gone) => {
+            step.end(&format!("{} of {} packages are gone from the mirror", gone.len(), missing.len()))
+        }
+    }
     Ok(result)
 }
 
