@@ -391,6 +391,8 @@ promises! {
         assert_eq!(w.start(vm).await, Err(Refusal::Blocked));
         assert!(matches!(w.acquire(user, vm, 1, node).await, Acquire::Refused(Refusal::Blocked)));
         w.tx(move |tx| tx.vm_block(vm, false)).await;
+        w.report(node, vm, VmState::Stopped, Some("no init in the image")).await;
+        assert!(!w.life(vm).await.blocked, "what was known already blocks nothing again");
         w.start(vm).await.expect("starts");
         assert_eq!(w.life(vm).await.failed, None, "a new start forgets the old failure");
         w.report(node, vm, VmState::Running, None).await;

@@ -253,9 +253,11 @@ impl Tx<'_> {
         if report.failed.is_none() && (!ended || node_stops) {
             return Ok(());
         }
-        if life.want == Want::Run {
-            self.exec("want a VM no more", "UPDATE vm_runtimes SET want = 'stop' WHERE vm_id = ?", [life.id.0])?;
+        if life.want == Want::Stop {
+            // Known already: a node repeats it when it connects anew, and an administrator may have unblocked since.
+            return Ok(());
         }
+        self.exec("want a VM no more", "UPDATE vm_runtimes SET want = 'stop' WHERE vm_id = ?", [life.id.0])?;
         if let Some(reason) = &report.failed {
             let sql = "UPDATE vm_runtimes SET blocked = 1, blocked_reason = ? WHERE vm_id = ? AND ran_generation <> generation AND blocked = 0";
             if self.exec("block a VM", sql, (format!("start failed: {reason}"), life.id.0))? == 1 {

@@ -1,39 +1,23 @@
-//! A squashfs 4.0 as input: read with distrust, entry by entry, into our writer.
-//!
-//! Only what the format says is believed, and within bounds: a table is never read beyond a block, a
-//! block never becomes longer than it may, a directory is entered once, and names are checked as any
-//! tar's. Compressors: gzip, xz, zstd.
+//! The tables of a squashfs, each field read within its bounds.
 
-use super::{Counts, ID_MAX, ImportError, Progress, Result, Writer, tarball};
-use image::squashfs::Attrs;
+use super::super::{BYTES_MAX, tarball};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, Cursor, Read},
     os::unix::fs::FileExt,
-    sync::atomic::Ordering,
 };
 
 /// Bytes of a metadata block, unpacked.
 const META: usize = 8192;
 /// Metadata blocks kept unpacked.
 const KEPT: usize = 256;
-/// Directories within directories.
-const DEPTH: usize = 256;
 /// "None" as an index.
-const NONE: u32 = u32::MAX;
+pub const NONE: u32 = u32::MAX;
 /// Largest value of an attribute, as the kernel has it.
 const XATTR_MAX: u32 = 65_536;
 
-pub(super) fn unpack(file: &File, progress: &Progress, writer: &mut Writer, counts: &mut Counts) -> Result<()> {
-    let broken = |source| ImportError::Archive { entries: 0, source };
-    let mut image = Image::open(file).map_err(broken)?;
-    let root = image.superblock.root;
-    let mut walk = Walk { progress, writer, counts, entered: HashSet::new(), links: HashMap::new() };
-    walk.entry(&mut image, Vec::new(), root, 0)
-}
-
-fn bad(what: &str) -> io::Error {
+pub fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
@@ -44,10 +28,10 @@ enum Compressor {
     Zstd,
 }
 
-struct Superblock {
+pub struct Superblock {
     block_size: u32,
     fragments: u32,
-    root: u64,
+    pub root: u64,
     id_table: u64,
     xattr_table: u64,
     inode_table: u64,
@@ -55,26 +39,26 @@ struct Superblock {
     fragment_table: u64,
 }
 
-struct Image<'a> {
+pub struct Image<'a> {
     file: &'a File,
-    superblock: Superblock,
+    pub superblock: Superblock,
     compressor: Compressor,
     ids: Vec<u32>,
     meta: HashMap<u64, (Vec<u8>, u64)>,
 }
 
 /// What an inode says.
-struct Inode {
-    mode: u16,
-    uid: u32,
-    gid: u32,
-    mtime: u32,
-    xattr: u32,
-    links: u32,
-    kind: Kind,
+pub struct Inode {
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: u32,
+    pub xattr: u32,
+    pub links: u32,
+    pub kind: Kind,
 }
 
-enum Kind {
+pub enum Kind {
     Dir { block: u32, offset: u16, bytes: u32 },
     File { start: u64, bytes: u64, fragment: u32, offset: u32, blocks: Vec<u32> },
     Symlink(Vec<u8>),
@@ -84,7 +68,7 @@ enum Kind {
 }
 
 impl<'a> Image<'a> {
-    fn open(file: &'a File) -> io::Result<Self> {
+    pub fn open(file: &'a File) -> io::Result<Self> {
         let mut head = [0; 96];
         file.read_exact_at(&mut head, 0)?;
         let mut head = Cursor::new(&head[..]);
@@ -182,14 +166,14 @@ impl<'a> Image<'a> {
         Ok(self.metadata(u64::from_le_bytes(pointer), offset, size)?.0)
     }
 
-    fn inode(&mut self, reference: u64) -> io::Result<Inode> {
+    pub fn inode(&mut self, reference: u64) -> io::Result<Inode> {
         let at =
             self.superblock.inode_table.checked_add(reference >> 16).ok_or_else(|| bad("an inode lies nowhere"))?;
         let mut reader = MetaReader { at, offset: (reference & 0xffff) as usize, image: self };
         reader.inode()
     }
 
-    fn xattrs(&mut self, index: u32) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    pub fn xattrs(&mut self, index: u32) -> io::Result<BTreeMap<String, Vec<u8>>> {
         let table = self.superblock.xattr_table;
         if index == NONE || table == u64::MAX {
             return Ok(BTreeMap::new());
@@ -282,7 +266,7 @@ impl<'i, 'a> MetaReader<'i, 'a> {
         MetaReader::at(self.image, start, reference)?.xattr_value(start, false)
     }
 
-    fn inode(&mut self) -> io::Result<Inode> {
+    pub fn inode(&mut self) -> io::Result<Inode> {
         let (number, mode, uid, gid) = (self.u16()?, self.u16()?, self.u16()?, self.u16()?);
         let (mtime, _inode) = (self.u32()?, self.u32()?);
         let id = |image: &Image<'_>, index: u16| {
@@ -338,7 +322,7 @@ impl<'i, 'a> MetaReader<'i, 'a> {
         let size = u64::from(self.image.superblock.block_size);
         let count = if fragment == NONE { bytes.div_ceil(size) } else { bytes / size };
         // A list longer than the file it lies in is a lie, found out before it is read.
-        if count * 4 > self.image.file.metadata()?.len().saturating_mul(1024) || bytes > super::BYTES_MAX {
+        if count * 4 > self.image.file.metadata()?.len().saturating_mul(1024) || bytes > BYTES_MAX {
             return Err(bad("a file is longer than any can be"));
         }
         let blocks = (0..count).map(|_| self.u32()).collect::<io::Result<_>>()?;
@@ -347,13 +331,13 @@ impl<'i, 'a> MetaReader<'i, 'a> {
 }
 
 /// A file's contents, block by block.
-struct Contents<'i, 'a> {
-    image: &'i mut Image<'a>,
-    at: u64,
-    blocks: std::vec::IntoIter<u32>,
-    tail: Option<(u32, u32)>,
-    left: u64,
-    now: Cursor<Vec<u8>>,
+pub struct Contents<'i, 'a> {
+    pub image: &'i mut Image<'a>,
+    pub at: u64,
+    pub blocks: std::vec::IntoIter<u32>,
+    pub tail: Option<(u32, u32)>,
+    pub left: u64,
+    pub now: Cursor<Vec<u8>>,
 }
 
 impl Contents<'_, '_> {
@@ -394,89 +378,8 @@ impl Read for Contents<'_, '_> {
     }
 }
 
-struct Walk<'w> {
-    progress: &'w Progress,
-    writer: &'w mut Writer,
-    counts: &'w mut Counts,
-    entered: HashSet<u64>,
-    links: HashMap<u64, Vec<u8>>,
-}
-
-impl Walk<'_> {
-    fn broken(&self, source: io::Error) -> ImportError {
-        ImportError::Archive { entries: self.counts.entries, source }
-    }
-
-    fn entry(&mut self, image: &mut Image<'_>, path: Vec<u8>, reference: u64, depth: usize) -> Result<()> {
-        if self.progress.stop.load(Ordering::Relaxed) {
-            return Err(ImportError::Stopped);
-        }
-        let inode = image.inode(reference).map_err(|e| self.broken(e))?;
-        if inode.links > 1 && !matches!(inode.kind, Kind::Dir { .. } | Kind::Device) {
-            if let Some(first) = self.links.get(&reference) {
-                self.counts.entry(0)?;
-                return self.writer.hard_link(&path, first).map_err(ImportError::Write);
-            }
-            self.links.insert(reference, path.clone());
-        }
-        let attrs = self.attributes(image, &inode, &path)?;
-        match inode.kind {
-            Kind::Dir { block, offset, bytes } => {
-                if !self.entered.insert(reference) || depth > DEPTH {
-                    return Err(self.broken(bad("a directory contains itself, or is too deep")));
-                }
-                self.counts.entry(0)?;
-                self.writer.dir(&path, &attrs).map_err(ImportError::Write)?;
-                let list = list(image, block, offset, bytes).map_err(|e| self.broken(e))?;
-                for (name, child) in list {
-                    let path = if path.is_empty() { name } else { [&path[..], b"/", &name].concat() };
-                    self.entry(image, path, child, depth + 1)?;
-                }
-                Ok(())
-            }
-            Kind::File { start, bytes, fragment, offset, blocks } => {
-                self.counts.entry(bytes)?;
-                let tail = (fragment != NONE).then_some((fragment, offset));
-                let (blocks, now) = (blocks.into_iter(), Cursor::new(Vec::new()));
-                let contents = Contents { image, at: start, blocks, tail, left: bytes, now };
-                self.writer.file(&path, &attrs, contents).map_err(ImportError::Write)
-            }
-            Kind::Symlink(target) => {
-                self.counts.entry(0)?;
-                let refuse = |reason| ImportError::Entry { path: tarball::lossy(&path), reason };
-                tarball::check_symlink(&path, &target).map_err(refuse)?;
-                self.writer.symlink(&path, &attrs, target).map_err(ImportError::Write)
-            }
-            Kind::Device => {
-                self.counts.dropped_devices += 1;
-                Ok(())
-            }
-            Kind::Fifo | Kind::Socket => {
-                self.counts.entry(0)?;
-                let fifo = matches!(inode.kind, Kind::Fifo);
-                let special = if fifo { image::squashfs::Special::Fifo } else { image::squashfs::Special::Socket };
-                self.writer.special(&path, &attrs, special).map_err(ImportError::Write)
-            }
-        }
-    }
-
-    fn attributes(&mut self, image: &mut Image<'_>, inode: &Inode, path: &[u8]) -> Result<Attrs> {
-        for (what, id) in [("uid", inode.uid), ("gid", inode.gid)] {
-            if u64::from(id) > ID_MAX {
-                let reason = format!("belongs to {what} {id}: expected at most {ID_MAX}, a guest has no others");
-                return Err(ImportError::Entry { path: tarball::lossy(path), reason });
-            }
-        }
-        let all = image.xattrs(inode.xattr).map_err(|e| self.broken(e))?;
-        let before = all.len() as u64;
-        let xattrs: BTreeMap<_, _> = all.into_iter().filter(|(name, _)| tarball::keeps(name)).collect();
-        self.counts.dropped_xattrs += before - xattrs.len() as u64;
-        Ok(Attrs { mode: inode.mode & 0o7777, uid: inode.uid, gid: inode.gid, mtime: i64::from(inode.mtime), xattrs })
-    }
-}
-
 /// Names in a directory with references to their inodes.
-fn list(image: &mut Image<'_>, block: u32, offset: u16, bytes: u32) -> io::Result<Vec<(Vec<u8>, u64)>> {
+pub fn list(image: &mut Image<'_>, block: u32, offset: u16, bytes: u32) -> io::Result<Vec<(Vec<u8>, u64)>> {
     // The length counts three bytes for "." and "..", which are not there.
     let mut left = u64::from(bytes).saturating_sub(3);
     let at = image
