@@ -116,17 +116,18 @@ fn check(mut cluster: Cluster, build: &Build, vm: &Value, out: &Path, steps: &St
     let display = Display::start(&cluster.lab, 1280, 800)?;
     let picture = out.join("desktop.png");
     let word = cluster.password.clone();
-    let desk = Desk { display: &display, word: &word };
-    let shown = desk.open(&cluster, &client).context("step 'show the desktop' failed")?;
+    let failure = out.join("failure.png");
+    let desk = Desk { display: &display, word: &word, failure: &failure };
+    let mut shown = desk.open(&cluster, &client).context("step 'show the desktop' failed")?;
     display.screenshot(&picture)?;
     steps.say("the desktop is on the screen");
-    desk.write_file().context("step 'type into the desktop' failed")?;
-    desk.read_file().context("step 'read the file back' failed")?;
+    desk.write_file(&mut shown).context("step 'type into the desktop' failed")?;
+    desk.read_file(&mut shown).context("step 'read the file back' failed")?;
     drop(shown);
     steps.say("a file was written into the home");
     cluster.stop_vm().context("step 'stop the desktop' failed")?;
-    let shown = desk.open(&cluster, &client).context("step 'log in to a stopped desktop' failed")?;
-    desk.read_file().context("step 'read the file after a restart of the desktop' failed")?;
+    let mut shown = desk.open(&cluster, &client).context("step 'log in to a stopped desktop' failed")?;
+    desk.read_file(&mut shown).context("step 'read the file after a restart of the desktop' failed")?;
     drop(shown);
     steps.say("it is there after the desktop was restarted");
     let rss = cluster.wait_ready()?["rss_kib"].clone();
@@ -134,8 +135,8 @@ fn check(mut cluster: Cluster, build: &Build, vm: &Value, out: &Path, steps: &St
     cluster.node.wait_off(Duration::from_secs(120)).context("step 'shut the node down' failed")?;
     cluster.boot_again().context("step 'boot the node again' failed")?;
     let client = cluster.client()?;
-    let shown = desk.open(&cluster, &client).context("step 'log in after the node was rebooted' failed")?;
-    desk.read_file().context("step 'read the file after the node was rebooted' failed")?;
+    let mut shown = desk.open(&cluster, &client).context("step 'log in after the node was rebooted' failed")?;
+    desk.read_file(&mut shown).context("step 'read the file after the node was rebooted' failed")?;
     drop(shown);
     steps.say("it is there after the node was rebooted");
     let power_on = cluster.power_on_to_ready;
@@ -189,6 +190,8 @@ const PARAMS: [(&str, &str); 4] = [
 struct Desk<'a> {
     display: &'a Display,
     word: &'a str,
+    /// Where the screen is saved when something that should show on it does not.
+    failure: &'a Path,
 }
 
 impl Desk<'_> {
@@ -196,24 +199,25 @@ impl Desk<'_> {
     fn open(&self, cluster: &Cluster, client: &Client) -> anyhow::Result<NxProxy> {
         let (_, session) = client.session(cluster.vm, &PARAMS)?;
         let mut proxy = NxProxy::start(&cluster.lab, self.display, session)?;
-        // Wallpaper, panel and icons: a bare root window has few colours.
-        proxy.process().wait_until("the desktop's picture", Duration::from_secs(90), || {
-            self.display.colours().ok().filter(|c| *c > 200)
-        })?;
+        // Wallpaper, panel and icons have many colours, a bare root window few.
+        self.display.wait_settled("the desktop's picture", |colours| colours > 200, proxy.process())?;
         Ok(proxy)
     }
 
     /// Types a command that writes the word into a file.
-    fn write_file(&self) -> anyhow::Result<()> {
-        self.in_terminal(&format!("echo {} > ~/proof", self.word))
+    fn write_file(&self, proxy: &mut NxProxy) -> anyhow::Result<()> {
+        self.in_terminal(proxy, &format!("echo {} > ~/proof", self.word))
     }
 
     /// Types a command that sends the file to this host, through the node's NAT, and reads it here.
-    fn read_file(&self) -> anyhow::Result<()> {
+    fn read_file(&self, proxy: &mut NxProxy) -> anyhow::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").context("Cannot listen on loopback")?;
         let port = listener.local_addr()?.port();
-        self.in_terminal(&format!("cat ~/proof > /dev/tcp/10.0.2.2/{port}"))?;
-        let found = accept(&listener, Duration::from_secs(60))?;
+        self.in_terminal(proxy, &format!("cat ~/proof > /dev/tcp/10.0.2.2/{port}"))?;
+        let found = accept(&listener, Duration::from_secs(60)).inspect_err(|_| {
+            // What the screen shows tells more than the error; a picture that fails adds nothing to it.
+            let _shown = self.display.screenshot(self.failure);
+        })?;
         if found.trim() != self.word {
             bail!("the file holds '{}': expected '{}'", found.trim(), self.word);
         }
@@ -221,11 +225,12 @@ impl Desk<'_> {
     }
 
     /// Opens a terminal with the desktop's key for it and types a command.
-    fn in_terminal(&self, command: &str) -> anyhow::Result<()> {
+    fn in_terminal(&self, proxy: &mut NxProxy, command: &str) -> anyhow::Result<()> {
         self.display.click(640, 300)?;
         let before = self.display.colours()?;
-        self.display.key("ctrl+alt+t")?;
-        wait_until(Duration::from_secs(30), || self.display.colours().is_ok_and(|now| now != before));
+        self.display.key("super+Return")?;
+        // The frame of the terminal comes before its shell reads keys: the picture must settle again.
+        self.display.wait_settled("a terminal", |colours| colours != before, proxy.process())?;
         self.display.type_text(&format!("{command}; exit\n"))?;
         Ok(())
     }

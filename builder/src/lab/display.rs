@@ -5,7 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A virtual screen.
@@ -80,11 +80,27 @@ impl Display {
         Ok(out.trim().parse().unwrap_or(0))
     }
 
+    /// Waits until the number of colours is as wanted and has not changed for a while: the picture is complete.
+    /// `drawer` is the program that draws it.
+    pub fn wait_settled(&self, what: &str, wanted: impl Fn(u32) -> bool, drawer: &mut Process) -> Result<(), LabError> {
+        let mut last = (0, Instant::now());
+        drawer.wait_until(what, Duration::from_secs(90), || {
+            let colours = self.colours().ok()?;
+            if colours != last.0 {
+                last = (colours, Instant::now());
+            }
+            (wanted(colours) && last.1.elapsed() > SETTLED).then_some(())
+        })
+    }
+
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 }
+
+/// A picture that has not changed for so long is complete, also on an emulated machine.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// An NX client that draws a session on a display.
 #[derive(Debug)]
