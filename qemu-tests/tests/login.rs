@@ -16,7 +16,9 @@ fn a_user_logs_in_and_reaches_the_desktop() -> Result<()> {
     let (progress, mut session) = client.session(cluster.vm, &[("qvd.client.os", "linux")])?;
     assert!(!progress.is_empty(), "no 102 before the 101");
     assert!(session.nx_greeting()?.starts_with("NXPROXY-3.5"), "nxagent did not answer");
-    cluster.store.wait_for("the session in the list", "vm", "user_state=connected", Duration::from_secs(20), |r| !r.is_null())?;
+    cluster
+        .store
+        .wait_for("the session in the list", "vm", "user_state=connected", Duration::from_secs(20), |r| !r.is_null())?;
     drop(session);
     cluster.store.wait_for("its end", "vm", "user_state=disconnected", Duration::from_secs(30), |r| !r.is_null())?;
 
