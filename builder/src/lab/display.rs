@@ -21,8 +21,9 @@ impl Display {
         let chosen = lab.path("xvfb.display");
         file("write", &chosen, |p| std::fs::write(p, b""))?;
         let mut command = Command::new("sh");
-        // Xvfb writes the number it chose to a descriptor; the shell only opens that.
-        command.args(["-c", "exec Xvfb -displayfd 3 -screen 0 \"$1\" -nolisten tcp 3>\"$2\"", "xvfb"]);
+        // Xvfb writes the number it chose to a descriptor; the shell only opens that. Without -noreset the server
+        // starts afresh whenever its last client leaves, and a client that comes at that moment is turned away.
+        command.args(["-c", "exec Xvfb -displayfd 3 -screen 0 \"$1\" -noreset -nolisten tcp 3>\"$2\"", "xvfb"]);
         command.arg(format!("{width}x{height}x24")).arg(&chosen);
         let mut process = Process::start("Xvfb", lab.path("xvfb.log"), &mut command)?;
         let number = process.wait_until("the display", Duration::from_secs(20), || {
