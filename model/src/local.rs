@@ -94,6 +94,9 @@ pub enum SessionKind {
     Nx,
     /// A browser: RFB.
     Vnc,
+    /// The user's files: one request of `vma_proto::files`. It is no session of the guest, is not
+    /// reported as one, and leaves the one that is there alone.
+    Files,
 }
 
 /// The answer to [`Open`].

@@ -200,7 +200,7 @@ impl Agent {
     fn open(&mut self, open: &Open) {
         let params = Params::of(open);
         let refused = match open.kind {
-            Kind::Vnc => Some("this guest's agent serves NX clients only".to_owned()),
+            Kind::Vnc | Kind::Files => Some("this guest's agent serves NX clients only".to_owned()),
             Kind::Nx => options::text(&params, self.settings.paths.display).err().map(|bad| bad.to_string()),
         };
         match refused {

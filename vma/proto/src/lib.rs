@@ -8,6 +8,8 @@
 //! each session (its only frame is [`FromVma::Session`]; behind it the connection is the session's raw bytes).
 #![no_std]
 
+pub mod files;
+
 use heapless::{String, Vec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -72,6 +74,9 @@ pub enum Kind {
     Nx,
     /// RFB (a browser).
     Vnc,
+    /// The user's files: the session connection carries one request of [`files`]. It concerns no
+    /// session: none is started, suspended or resumed by it.
+    Files,
 }
 
 /// From the agent. Append only.

@@ -99,6 +99,7 @@ impl Link {
                 let kind = match kind {
                     SessionKind::Nx => Kind::Nx,
                     SessionKind::Vnc => Kind::Vnc,
+                    SessionKind::Files => Kind::Files,
                 };
                 let Some(ticket) = new_ticket() else {
                     return refuse(reply, OpenError::Failed("the node has no random numbers".into()));
