@@ -4,6 +4,7 @@
 //! is logged, and the loop goes on. Nothing in here waits for another program.
 
 mod backoff;
+mod chaos;
 mod hardware;
 mod kinds;
 mod output;
@@ -14,6 +15,7 @@ use crate::boot::{Cgroups, Seed, State, TimelineFile};
 use crate::console::Console;
 use crate::fail::{Failure, chain, describe};
 use crate::kmsg;
+use chaos::Chaos;
 use hardware::{FEED_EVERY, Hardware};
 use model::init::{ALIVE_LIMIT_S, FromInit, NODED_FD, ToInit};
 use output::Output;
@@ -100,6 +102,7 @@ struct Supervisor {
     timeline: TimelineFile,
     console: Console,
     log: Option<File>,
+    chaos: Chaos,
 }
 
 impl Supervisor {
@@ -112,7 +115,9 @@ impl Supervisor {
         for kind in &kinds::ON_REQUEST {
             services.push(supervised(kind, &cgroups)?);
         }
+        let console = Console::open();
         Ok(Self {
+            chaos: Chaos::start(&console),
             told: vec![None; services.len()],
             services,
             noded: None,
@@ -124,7 +129,7 @@ impl Supervisor {
             shutdown: None,
             cgroups,
             timeline,
-            console: Console::open(),
+            console,
             log: kmsg::open(),
         })
     }
@@ -132,6 +137,7 @@ impl Supervisor {
     /// One turn: everything that is there, then wait.
     fn turn(&mut self) -> Result<(), sys::Error> {
         let now = sys::boottime::now();
+        self.chaos.maybe_hang();
         self.hear_signals(now)?;
         self.reap(now)?;
         if self.hardware.turn() {

@@ -1,0 +1,208 @@
+//! Faults on request, so that the real image can be shown to survive them: a node has no shell to cause them by.
+//!
+//! Dead code unless the kernel's command line has the word `roost.chaos`, which is signed into no image, and never with
+//! Secure Boot on. Then lines are taken from the virtio port `roost.chaos`, which only whoever runs the machine as a
+//! virtual one can reach, and who could as well stop it, read its memory or swap its disk:
+//!
+//! ```text
+//! pids NAME   PIDs of the processes of this name   kill NAME   SIGKILL to each
+//! stop NAME   SIGSTOP to each                       hang        PID 1 turns no more
+//! ```
+//!
+//! Each line is answered by the PIDs concerned, on one line.
+
+use crate::console::Console;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const WORD: &str = "roost.chaos";
+const PORTS: &str = "/sys/class/virtio-ports";
+const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+/// Between two looks for a port or a peer that is not there: neither can be waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What has been asked of PID 1 itself.
+#[derive(Clone, Debug, Default)]
+pub struct Chaos {
+    hang: Arc<AtomicBool>,
+}
+
+impl Chaos {
+    /// Listens when, and only when, the machine was booted for it.
+    pub fn start(console: &Console) -> Self {
+        let chaos = Self::default();
+        let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        match judge(&cmdline, std::fs::read(SECURE_BOOT)) {
+            Verdict::Off => {}
+            Verdict::Refused(why) => {
+                tracing::error!(why, "roost.chaos is refused");
+                console.line(&format!("  roost.chaos on the kernel's command line is refused: {why}"));
+            }
+            Verdict::On => {
+                tracing::error!("Faults are taken on request: this is no node to work on");
+                console.line("  CHAOS: this node takes faults on request. Never work on it.");
+                let of_thread = chaos.clone();
+                let started = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || of_thread.serve());
+                if let Err(e) = started {
+                    tracing::error!(error = %e, "No faults can be taken");
+                }
+            }
+        }
+        chaos
+    }
+
+    /// Hangs, for ever, when asked to.
+    pub fn maybe_hang(&self) {
+        while self.hang.load(Ordering::Relaxed) {
+            std::thread::park();
+        }
+    }
+
+    /// Whoever connects to the port is served, one after the other.
+    fn serve(&self) {
+        loop {
+            if let Some(Err(e)) = port().map(|p| self.converse(&p)) {
+                tracing::warn!(error = %e, "Port of faults");
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    fn converse(&self, port: &Path) -> io::Result<()> {
+        let mut reader = BufReader::new(File::options().read(true).write(true).open(port)?);
+        let mut line = String::new();
+        // At its end nobody is connected.
+        while reader.read_line(&mut line)? > 0 {
+            tracing::warn!(line = line.trim(), "Fault asked for");
+            let answer = self.obey(&line);
+            reader.get_mut().write_all(format!("{answer}\n").as_bytes())?;
+            line.clear();
+        }
+        Ok(())
+    }
+
+    fn obey(&self, line: &str) -> String {
+        let Some(request) = Request::parse(line) else {
+            return "not understood: expected pids NAME, kill NAME, stop NAME or hang".to_owned();
+        };
+        let (name, signal) = match request {
+            Request::Pids(name) => (name, None),
+            Request::Kill(name) => (name, Some(Signal::SIGKILL)),
+            Request::Stop(name) => (name, Some(Signal::SIGSTOP)),
+            Request::Hang => {
+                self.hang.store(true, Ordering::Relaxed);
+                return "1".to_owned();
+            }
+        };
+        let mut pids = pids(Path::new("/proc"), name);
+        // One that ended meanwhile was not hit.
+        pids.retain(|pid| kill(Pid::from_raw(*pid), signal).is_ok());
+        pids.iter().map(i32::to_string).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Off,
+    On,
+    Refused(&'static str),
+}
+
+/// `secure_boot` is the firmware's variable: four bytes of attributes, then 1 when it is on. Without such firmware there
+/// is none.
+fn judge(cmdline: &str, secure_boot: io::Result<Vec<u8>>) -> Verdict {
+    if !cmdline.split_whitespace().any(|w| w == WORD) {
+        return Verdict::Off;
+    }
+    match secure_boot {
+        Ok(bytes) if bytes.get(4..) == Some(&[0]) => Verdict::On,
+        Ok(_) => Verdict::Refused("Secure Boot is on"),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Verdict::On,
+        Err(_) => Verdict::Refused("the state of Secure Boot cannot be read"),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Request<'a> {
+    Pids(&'a str),
+    Kill(&'a str),
+    Stop(&'a str),
+    Hang,
+}
+
+impl<'a> Request<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(match words.as_slice() {
+            ["pids", name] => Self::Pids(name),
+            ["kill", name] => Self::Kill(name),
+            ["stop", name] => Self::Stop(name),
+            ["hang"] => Self::Hang,
+            _ => return None,
+        })
+    }
+}
+
+/// The device of our virtio port.
+fn port() -> Option<PathBuf> {
+    let ports = std::fs::read_dir(PORTS).ok()?.flatten().map(|e| e.path());
+    let mut ours = ports.filter(|p| std::fs::read_to_string(p.join("name")).is_ok_and(|n| n.trim() == WORD));
+    Some(Path::new("/dev").join(ours.next()?.file_name()?))
+}
+
+/// All processes of this name but PID 1, those of guests included.
+fn pids(proc: &Path, name: &str) -> Vec<i32> {
+    let all = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    let named = all.filter(|e| std::fs::read_to_string(e.path().join("comm")).is_ok_and(|c| c.trim_end() == name));
+    let mut pids: Vec<i32> = named.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|p| *p > 1).collect();
+    pids.sort_unstable();
+    pids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing() -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    #[test]
+    fn only_the_word_turns_it_on_and_secure_boot_never_allows_it() {
+        assert_eq!(judge("quiet roost.verity=1 panic=10", missing()), Verdict::Off);
+        assert_eq!(judge("quiet roost.chaos=1 roost.chaosx", missing()), Verdict::Off);
+        assert_eq!(judge("quiet roost.chaos\n", missing()), Verdict::On);
+        assert_eq!(judge("roost.chaos", Ok(vec![6, 0, 0, 0, 0])), Verdict::On);
+        assert_eq!(judge("roost.chaos", Ok(vec![6, 0, 0, 0, 1])), Verdict::Refused("Secure Boot is on"));
+        assert_eq!(judge("roost.chaos", Ok(vec![])), Verdict::Refused("Secure Boot is on"));
+        let unreadable = Err(io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(judge("roost.chaos", unreadable), Verdict::Refused(_)));
+    }
+
+    #[test]
+    fn requests_are_one_word_or_two() {
+        assert_eq!(Request::parse("kill noded\n"), Some(Request::Kill("noded")));
+        assert_eq!(Request::parse("pids nxagent"), Some(Request::Pids("nxagent")));
+        assert_eq!(Request::parse("stop noded"), Some(Request::Stop("noded")));
+        assert_eq!(Request::parse("hang"), Some(Request::Hang));
+        for other in ["", "kill", "kill a b", "hang now", "reboot"] {
+            assert_eq!(Request::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn processes_are_found_by_name_and_never_pid_1() {
+        let dir = tempfile::tempdir().expect("dir");
+        for (pid, comm) in [("1", "noded"), ("20", "noded"), ("3", "noded"), ("7", "noded2"), ("self", "noded")] {
+            std::fs::create_dir(dir.path().join(pid)).expect("made");
+            std::fs::write(dir.path().join(pid).join("comm"), format!("{comm}\n")).expect("written");
+        }
+        assert_eq!(pids(dir.path(), "noded"), [3, 20]);
+    }
+}
