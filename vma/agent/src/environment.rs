@@ -1,6 +1,6 @@
 //! The environment of nxagent and of the desktop.
 
-use crate::{params::Params, user::Account};
+use crate::{options, params::Params, user::Account};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Where the window-close helper of nxagent is: a link to this program.
@@ -26,6 +26,9 @@ pub fn of_session(account: &Account, params: &Params, display: u16, nx_root: &Pa
     set("DISPLAY", format!(":{display}"));
     set("NX_ROOT", nx_root.display().to_string());
     set("NX_CLIENT", DIALOG.into());
+    if options::audio(params) {
+        set("PULSE_SERVER", format!("tcp:localhost:{}", options::audio_port(display)));
+    }
     env
 }
 

@@ -22,6 +22,9 @@ pub fn text(params: &Params, display: u16) -> Result<String, BadOption> {
     if let Some(fullscreen) = checked(params, "fullscreen")? {
         add("fullscreen", if matches!(fullscreen, "1" | "true" | "yes") { "1" } else { "0" });
     }
+    if audio(params) {
+        add("media", &audio_port(display).to_string());
+    }
     add("type", "desktop");
     // "strict", the default, hangs half-resumed on a client with other depths.
     add("tolerancechecks", "safe");
@@ -34,6 +37,16 @@ pub fn text(params: &Params, display: u16) -> Result<String, BadOption> {
 /// The port that nxagent listens on for this display, as NX always had it.
 pub fn port(display: u16) -> u16 {
     4000 + display
+}
+
+/// Whether the administrator lets sound, which goes to the client through a channel of the session.
+pub fn audio(params: &Params) -> bool {
+    matches!(params.get("vma.audio.enable"), Some("1" | "true" | "yes"))
+}
+
+/// The port on the guest's loopback at which nxagent takes sound, as QVD always had it.
+pub fn audio_port(display: u16) -> u16 {
+    7000 + display
 }
 
 fn checked<'a>(params: &'a Params, name: &'static str) -> Result<Option<&'a str>, BadOption> {
@@ -89,6 +102,16 @@ mod tests {
             &Params::default(),
             "nx/nx,keyboard=pc105/us,link=adsl,type=desktop,tolerancechecks=safe,loopback=1,listen=4100:100\n",
         );
+    }
+
+    #[test]
+    fn sound_has_a_channel_when_an_administrator_says_so() {
+        let params = Params::from([("vma.audio.enable", "1")]);
+        check(
+            &params,
+            "nx/nx,keyboard=pc105/us,link=adsl,media=7100,type=desktop,tolerancechecks=safe,loopback=1,listen=4100:100\n",
+        );
+        assert!(!audio(&Params::from([("vma.audio.enable", "0")])));
     }
 
     #[test]
