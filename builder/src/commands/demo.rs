@@ -1,11 +1,9 @@
 //! `roost demo`: from nothing to a desktop; with `--check`, unattended and with figures.
 
-use crate::lab::{self, Client, Cluster, Display, Firmware, Images, Lab, NxProxy};
+use crate::lab::{self, Client, Cluster, Desk, Firmware, Images, Lab, NxProxy};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::{
-    io::Read,
-    net::TcpListener,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -107,27 +105,25 @@ fn wait_for_interrupt() -> anyhow::Result<()> {
 }
 
 /// Everything that a user does, unattended; the last line is the figures.
-fn check(mut cluster: Cluster, build: &Build, vm: &Value, out: &Path, steps: &Steps) -> anyhow::Result<()> {
+fn check(mut cluster: Cluster, build: &Build, started: &Value, out: &Path, steps: &Steps) -> anyhow::Result<()> {
     let host = cluster.wait_ready()?;
     let timeline = cluster.store.json(&["host", "timeline", &format!("id={}", host["id"])])?;
     let client = cluster.client()?;
     let login_s = log_in(&client, cluster.vm).context("step 'log in' failed")?;
     steps.say("logged in: 101, and nxagent answers");
-    let display = Display::start(&cluster.lab, 1280, 800)?;
-    let picture = out.join("desktop.png");
-    let word = cluster.password.clone();
-    let failure = out.join("failure.png");
-    let desk = Desk { display: &display, word: &word, failure: &failure };
-    let shown = desk.open(&cluster, &client).context("step 'show the desktop' failed")?;
-    display.screenshot(&picture)?;
+    let desk = Desk::new(&cluster.lab, out.join("failure.png"))?;
+    let (picture, word, vm) = (out.join("desktop.png"), cluster.password.clone(), cluster.vm);
+    let mut shown = desk.open(&client, vm).context("step 'show the desktop' failed")?;
+    desk.open_terminal(&mut shown).context("step 'show a terminal' failed")?;
+    desk.display().screenshot(&picture)?;
     steps.say("the desktop is on the screen");
-    desk.write_file().context("step 'type into the desktop' failed")?;
-    desk.read_file().context("step 'read the file back' failed")?;
+    desk.type_line(&format!("echo {word} > ~/proof")).context("step 'type into the desktop' failed")?;
+    read_proof(&desk, &word).context("step 'read the file back' failed")?;
     drop(shown);
     steps.say("a file was written into the home");
     cluster.stop_vm().context("step 'stop the desktop' failed")?;
-    let shown = desk.open(&cluster, &client).context("step 'log in to a stopped desktop' failed")?;
-    desk.read_file().context("step 'read the file after a restart of the desktop' failed")?;
+    let shown = sit_down(&desk, &client, vm).context("step 'log in to a stopped desktop' failed")?;
+    read_proof(&desk, &word).context("step 'read the file after a restart of the desktop' failed")?;
     drop(shown);
     steps.say("it is there after the desktop was restarted");
     let rss = cluster.wait_ready()?["rss_kib"].clone();
@@ -135,8 +131,8 @@ fn check(mut cluster: Cluster, build: &Build, vm: &Value, out: &Path, steps: &St
     cluster.node.wait_off(Duration::from_secs(120)).context("step 'shut the node down' failed")?;
     cluster.boot_again().context("step 'boot the node again' failed")?;
     let client = cluster.client()?;
-    let shown = desk.open(&cluster, &client).context("step 'log in after the node was rebooted' failed")?;
-    desk.read_file().context("step 'read the file after the node was rebooted' failed")?;
+    let shown = sit_down(&desk, &client, vm).context("step 'log in after the node was rebooted' failed")?;
+    read_proof(&desk, &word).context("step 'read the file after the node was rebooted' failed")?;
     drop(shown);
     steps.say("it is there after the node was rebooted");
     let power_on = cluster.power_on_to_ready;
@@ -147,7 +143,7 @@ fn check(mut cluster: Cluster, build: &Build, vm: &Value, out: &Path, steps: &St
         "build_noop_s": build.noop_s,
         "kernel_to_ready_s": timeline["ready_ms"].as_f64().map(|ms| ms / 1000.0),
         "poweron_to_ready_s": seconds(power_on),
-        "vm_start_to_ready_s": vm["start_ms"].as_f64().map(|ms| ms / 1000.0),
+        "vm_start_to_ready_s": started["start_ms"].as_f64().map(|ms| ms / 1000.0),
         "login_to_101_s": login_s,
         "rss_kib": by_program(&rss),
         "screenshot": picture.display().to_string(),
@@ -166,7 +162,7 @@ fn log_in(client: &Client, vm: u32) -> anyhow::Result<f64> {
         bail!("the list of machines has no running machine {vm}: {rows:?}");
     }
     let began = Instant::now();
-    let (progress, mut session) = client.session(vm, &PARAMS)?;
+    let (progress, mut session) = client.session(vm, &lab::PARAMS)?;
     let took = seconds(began.elapsed());
     if progress.is_empty() {
         bail!("no 102 came before the 101");
@@ -178,80 +174,20 @@ fn log_in(client: &Client, vm: u32) -> anyhow::Result<f64> {
     Ok(took)
 }
 
-/// Session parameters as a client on a screen of 1280x800 sends them.
-const PARAMS: [(&str, &str); 4] = [
-    ("qvd.client.os", "linux"),
-    ("qvd.client.keyboard", "pc105/us"),
-    ("qvd.client.geometry", "1280x800"),
-    ("qvd.client.fullscreen", "1"),
-];
-
-/// A person at a screen, and a word that they write into a file of their home.
-struct Desk<'a> {
-    display: &'a Display,
-    word: &'a str,
-    /// Where the screen is saved when something that should show on it does not.
-    failure: &'a Path,
+/// Opens the desktop and a terminal on it.
+fn sit_down(desk: &Desk, client: &Client, vm: u32) -> anyhow::Result<NxProxy> {
+    let mut shown = desk.open(client, vm)?;
+    desk.open_terminal(&mut shown)?;
+    Ok(shown)
 }
 
-impl Desk<'_> {
-    /// Opens the desktop on the screen and a terminal on the desktop.
-    fn open(&self, cluster: &Cluster, client: &Client) -> anyhow::Result<NxProxy> {
-        let (_, session) = client.session(cluster.vm, &PARAMS)?;
-        let mut proxy = NxProxy::start(&cluster.lab, self.display, session)?;
-        // Wallpaper, panel and icons have many colours, a bare root window few.
-        self.display.wait_settled("the desktop's picture", |colours| colours > 200, proxy.process())?;
-        self.display.click(640, 300)?;
-        let before = self.display.colours()?;
-        self.display.key("super+Return")?;
-        // The frame of the terminal comes before its shell reads keys: the picture must settle again.
-        self.display.wait_settled("a terminal", |colours| colours != before, proxy.process())?;
-        Ok(proxy)
+/// Reads the file in the home back and compares it with what was written.
+fn read_proof(desk: &Desk, word: &str) -> anyhow::Result<()> {
+    let found = desk.output_of("cat ~/proof")?;
+    if found.trim() != word {
+        bail!("the file holds '{}': expected '{word}'", found.trim());
     }
-
-    /// Types a command that writes the word into a file.
-    fn write_file(&self) -> anyhow::Result<()> {
-        Ok(self.display.type_text(&format!("echo {} > ~/proof\n", self.word))?)
-    }
-
-    /// Types a command that sends the file to this host, through the node's NAT, and reads it here.
-    fn read_file(&self) -> anyhow::Result<()> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("Cannot listen on loopback")?;
-        let port = listener.local_addr()?.port();
-        self.display.type_text(&format!("cat ~/proof > /dev/tcp/10.0.2.2/{port}\n"))?;
-        let found = accept(&listener, Duration::from_secs(60)).inspect_err(|_| {
-            // What the screen shows tells more than the error; a picture that fails adds nothing to it.
-            let _shown = self.display.screenshot(self.failure);
-        })?;
-        if found.trim() != self.word {
-            bail!("the file holds '{}': expected '{}'", found.trim(), self.word);
-        }
-        Ok(())
-    }
-}
-
-/// What the first connection to `listener` sends, to its end.
-fn accept(listener: &TcpListener, limit: Duration) -> anyhow::Result<String> {
-    listener.set_nonblocking(true)?;
-    let mut stream = None;
-    wait_until(limit, || {
-        stream = listener.accept().ok();
-        stream.is_some()
-    });
-    let (mut stream, _) =
-        stream.with_context(|| format!("nothing came from the desktop within {} s", limit.as_secs()))?;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(limit))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + limit;
-    while !done() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    Ok(())
 }
 
 fn by_program(rss: &Value) -> Value {

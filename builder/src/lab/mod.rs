@@ -19,6 +19,7 @@
 mod client;
 mod cluster;
 mod console;
+mod desk;
 mod display;
 mod machine;
 mod process;
@@ -28,6 +29,8 @@ mod store;
 pub use client::{Client, ConnectAnswer, Fingerprint, Session, VmRow};
 pub use cluster::{BOOT_LIMIT, Cluster, Images, START_LIMIT, USER, VM};
 pub use console::Console;
+pub use desk::Desk;
+pub(crate) use desk::PARAMS;
 pub use display::{Display, NxProxy};
 pub use machine::{Boot, Firmware, Machine};
 pub use process::Process;
@@ -115,7 +118,7 @@ pub enum LabError {
 }
 
 /// A scratch folder and the programs of this build.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lab {
     dir: PathBuf,
     programs: PathBuf,

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Address of this host as a machine on QEMU's user network sees it.
-const HOST_IN_MACHINE: &str = "10.0.2.2";
+pub(super) const HOST_IN_MACHINE: &str = "10.0.2.2";
 
 /// A running store with its database in the lab's folder.
 #[derive(Debug)]

@@ -1,0 +1,104 @@
+//! A person at a screen: opens a desktop, types into it, and reads what its programs send.
+
+use super::{Client, Display, Lab, LabError, NxProxy, store::HOST_IN_MACHINE};
+use std::{
+    io::{self, Read},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Session parameters as a client on a screen of 1280x800 sends them.
+pub(crate) const PARAMS: [(&str, &str); 4] = [
+    ("qvd.client.os", "linux"),
+    ("qvd.client.keyboard", "pc105/us"),
+    ("qvd.client.geometry", "1280x800"),
+    ("qvd.client.fullscreen", "1"),
+];
+
+/// How long typed words may take until their output arrives.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A screen of 1280x800 and whoever sits before it.
+#[derive(Debug)]
+pub struct Desk {
+    lab: Lab,
+    display: Display,
+    failure: PathBuf,
+}
+
+impl Desk {
+    /// Turns the screen on. `failure` is where the picture is saved when something that should come does not.
+    pub fn new(lab: &Lab, failure: PathBuf) -> Result<Self, LabError> {
+        Ok(Self { lab: lab.clone(), display: Display::start(lab, 1280, 800)?, failure })
+    }
+
+    /// Its screen.
+    pub fn display(&self) -> &Display {
+        &self.display
+    }
+
+    /// Opens the desktop on the screen and waits for its picture.
+    pub fn open(&self, client: &Client, vm: u32) -> Result<NxProxy, LabError> {
+        let (_, session) = client.session(vm, &PARAMS)?;
+        let mut proxy = NxProxy::start(&self.lab, &self.display, session)?;
+        // Wallpaper, panel and icons have many colours, a bare root window few.
+        self.display.wait_settled("the desktop's picture", |colours| colours > 200, proxy.process())?;
+        Ok(proxy)
+    }
+
+    /// Opens a terminal on the desktop that `proxy` shows.
+    pub fn open_terminal(&self, proxy: &mut NxProxy) -> Result<(), LabError> {
+        self.display.click(640, 300)?;
+        let before = self.display.colours()?;
+        self.display.key("super+Return")?;
+        // The frame of the terminal comes before its shell reads keys: the picture must settle again.
+        self.display.wait_settled("a terminal", |colours| colours != before, proxy.process())
+    }
+
+    /// Types a line into the window that has the focus.
+    pub fn type_line(&self, line: &str) -> Result<(), LabError> {
+        self.display.type_text(&format!("{line}\n"))
+    }
+
+    /// Types a command into a terminal and returns what it prints. Its output comes to this host through the
+    /// node's NAT, not through the session.
+    pub fn output_of(&self, command: &str) -> Result<String, LabError> {
+        let broken = |source| LabError::Connection { peer: "loopback".to_owned(), source };
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(broken)?;
+        let port = listener.local_addr().map_err(broken)?.port();
+        self.type_line(&format!("{command} > /dev/tcp/{HOST_IN_MACHINE}/{port}"))?;
+        match accept(&listener).and_then(|stream| read(stream).map_err(broken)) {
+            Ok(text) => Ok(text),
+            Err(error) => {
+                // What the screen shows tells more than the error; a picture that fails adds nothing to it.
+                let _shown = self.display.screenshot(&self.failure);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The first connection to `listener`.
+fn accept(listener: &TcpListener) -> Result<TcpStream, LabError> {
+    let broken = |source| LabError::Connection { peer: "the desktop's command".to_owned(), source };
+    listener.set_nonblocking(true).map_err(broken)?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(e) => return Err(broken(e)),
+        }
+    }
+}
+
+fn read(mut stream: TcpStream) -> io::Result<String> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
