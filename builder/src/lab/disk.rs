@@ -3,8 +3,7 @@
 use super::{Lab, LabError, file, machine::overlay, process::run};
 use image::gpt::{Partition, Table};
 use std::{
-    fs::File,
-    io::{self, Cursor},
+    io::Cursor,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -34,7 +33,7 @@ impl Lab {
 impl Disk {
     /// The partition of this name.
     pub fn partition(&self, name: &str) -> Result<Partition, LabError> {
-        let mut disk = Table1::of(self.read(0, TABLE)?, self.bytes()?);
+        let mut disk = Cursor::new(self.read(0, TABLE)?);
         let table = Table::read(&mut disk).and_then(|t| t.find(name));
         table.map_err(|e| LabError::Answer {
             peer: self.path.display().to_string(),
@@ -45,7 +44,7 @@ impl Disk {
 
     /// Reads bytes.
     pub fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, LabError> {
-        // A block device's way: whole sectors.
+        // Whole sectors; qemu-img counts them from the disk's start.
         let (from, until) = (offset / 512, (offset + len as u64).div_ceil(512));
         let mut command = Command::new("qemu-img");
         command.args(["dd", "-f", "qcow2", "-O", "raw", "bs=512"]);

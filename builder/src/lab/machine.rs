@@ -1,6 +1,6 @@
 //! A machine in QEMU: the image under test on emulated hardware.
 
-use super::{Console, Lab, LabError, Process, Qmp, file, free_port, process::run};
+use super::{Chaos, Console, Lab, LabError, Process, Qmp, file, free_port, process::run};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -27,6 +27,7 @@ pub struct Boot {
     disk_gib: u32,
     seed: Option<String>,
     extra: Vec<String>,
+    chaos: bool,
 }
 
 impl Boot {
@@ -40,6 +41,7 @@ impl Boot {
             disk_gib: 8,
             seed: None,
             extra: Vec::new(),
+            chaos: false,
         }
     }
 
@@ -73,6 +75,12 @@ impl Boot {
         self
     }
 
+    /// Boots it so that it takes faults: see [`Machine::chaos`].
+    pub fn chaos(mut self) -> Self {
+        self.chaos = true;
+        self
+    }
+
     /// More arguments for QEMU.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.extra.extend(args.iter().map(|a| (*a).to_owned()));
@@ -86,6 +94,7 @@ pub struct Machine {
     process: Process,
     console: Console,
     qmp: PathBuf,
+    chaos: PathBuf,
     router_port: u16,
     started: Instant,
 }
@@ -106,7 +115,7 @@ impl Machine {
         let mut process = Process::start("qemu-system-x86_64", files.log.clone(), &mut command)?;
         let qmp = files.qmp.clone();
         process.wait_until("QEMU's control socket", Duration::from_secs(20), || qmp.exists().then_some(()))?;
-        Ok(Self { process, console: Console::at(files.console), qmp: files.qmp, router_port, started })
+        Ok(Self { process, console: Console::at(files.console), qmp: files.qmp, chaos: files.chaos, router_port, started })
     }
 
     /// Its serial console.
@@ -132,6 +141,11 @@ impl Machine {
     /// A new connection to its control socket.
     pub fn qmp(&self) -> Result<Qmp, LabError> {
         Qmp::connect(&self.qmp)
+    }
+
+    /// Its port for faults; it must have been booted with [`Boot::chaos`].
+    pub fn chaos(&self) -> Result<Chaos, LabError> {
+        Chaos::connect(&self.chaos)
     }
 
     /// Presses the power button (ACPI).
@@ -168,6 +182,7 @@ struct Files {
     console: PathBuf,
     log: PathBuf,
     qmp: PathBuf,
+    chaos: PathBuf,
     seed: Option<PathBuf>,
 }
 
@@ -181,6 +196,7 @@ impl Files {
             console: path("console.log"),
             log: path("qemu.log"),
             qmp: path("qmp"),
+            chaos: path("chaos"),
             seed: boot.seed.as_ref().map(|_| path("seed.toml")),
         };
         if !files.disk.exists() {
@@ -201,7 +217,7 @@ impl Files {
 }
 
 /// Makes a disk that reads as `image` and grows on `disk`.
-fn overlay(image: &Path, disk: &Path, gib: u32) -> Result<(), LabError> {
+pub(super) fn overlay(image: &Path, disk: &Path, gib: u32) -> Result<(), LabError> {
     let mut command = Command::new("qemu-img");
     command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(image).arg(disk).arg(format!("{gib}G"));
     run(&mut command).map(drop)
@@ -227,6 +243,12 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
     add("-device", "virtio-rng-pci".to_owned());
     add("-device", "i6300esb".to_owned());
     add("-action", "watchdog=reset".to_owned());
+    if boot.chaos {
+        add("-device", "virtio-serial-pci".to_owned());
+        add("-chardev", format!("socket,id=chaos,path={},server=on,wait=off", files.chaos.display()));
+        add("-device", "virtserialport,chardev=chaos,name=roost.chaos".to_owned());
+    }
+    let words = if boot.chaos { "console=ttyS0 roost.chaos" } else { "console=ttyS0" };
     if let Some(seed) = &files.seed {
         add("-fw_cfg", format!("name={},file={}", model::seed::FW_CFG, seed.display()));
     }
@@ -236,14 +258,14 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
             add("-drive", format!("if=pflash,unit=1,format=raw,file={}", files.vars.display()));
             // The image has no serial console (a machine without a UART would wait for it); the stub takes
             // more command line from SMBIOS as long as Secure Boot is off.
-            add("-smbios", "type=11,value=io.systemd.stub.kernel-cmdline-extra=console=ttyS0".to_owned());
+            add("-smbios", format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={words}"));
         }
         Firmware::Direct => {
             let beside = |suffix: &str| boot.image.with_extension(suffix);
             let cmdline = file("read", &beside("cmdline"), std::fs::read_to_string)?;
             add("-kernel", beside("vmlinuz").display().to_string());
             add("-initrd", beside("initrd").display().to_string());
-            add("-append", format!("{} console=ttyS0", cmdline.trim()));
+            add("-append", format!("{} {words}", cmdline.trim()));
         }
     }
     Ok(args)

@@ -16,21 +16,25 @@
 //! Everything listens on loopback alone, lives in one scratch folder, and ends when its handle is
 //! dropped: the machine's processes are the lab's children and are killed by their ids.
 
+mod chaos;
 mod client;
 mod cluster;
 mod console;
 mod desk;
+mod disk;
 mod display;
 mod machine;
 mod process;
 mod qmp;
 mod store;
 
+pub use chaos::Chaos;
 pub use client::{Client, ConnectAnswer, Fingerprint, Session, VmRow};
 pub use cluster::{BOOT_LIMIT, Cluster, Images, START_LIMIT, USER, VM};
 pub use console::Console;
 pub use desk::Desk;
 pub(crate) use desk::PARAMS;
+pub use disk::Disk;
 pub use display::{Display, NxProxy};
 pub use machine::{Boot, Firmware, Machine};
 pub use process::Process;

@@ -3,10 +3,10 @@
 use super::LabError;
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// An open control socket of one machine.
@@ -42,6 +42,25 @@ impl Qmp {
             if answer.get("error").is_some() {
                 let expected = format!("success of {name}");
                 return Err(LabError::Answer { peer: self.peer.clone(), found: answer.to_string(), expected });
+            }
+        }
+    }
+
+    /// Waits for an event of this name and returns its data. Only what comes after the connection was made is seen.
+    pub fn wait_event(&mut self, name: &str, limit: Duration) -> Result<Value, LabError> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let failed = |source| LabError::Connection { peer: self.peer.clone(), source };
+            self.reader.get_ref().set_read_timeout(Some(left)).map_err(failed)?;
+            let message = self.read().map_err(|e| match e {
+                LabError::Connection { peer, source } if source.kind() == ErrorKind::WouldBlock => {
+                    LabError::Timeout { what: format!("QEMU's event {name}"), limit, log: peer.into() }
+                }
+                other => other,
+            })?;
+            if message["event"] == name {
+                return Ok(message["data"].clone());
             }
         }
     }

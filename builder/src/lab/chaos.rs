@@ -1,0 +1,62 @@
+//! Faults in a running machine, asked for by the port that a machine booted with [`Boot::chaos`](super::Boot::chaos) has.
+
+use super::LabError;
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+/// How long PID 1 may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A conversation with PID 1. One at a time.
+#[derive(Debug)]
+pub struct Chaos {
+    peer: String,
+    reader: BufReader<UnixStream>,
+}
+
+impl Chaos {
+    pub(super) fn connect(socket: &Path) -> Result<Self, LabError> {
+        let peer = socket.display().to_string();
+        let failed = |source| LabError::Connection { peer: peer.clone(), source };
+        let stream = UnixStream::connect(socket).map_err(failed)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        Ok(Self { reader: BufReader::new(stream), peer })
+    }
+
+    /// PIDs of the processes of this name, those in guests included.
+    pub fn pids(&mut self, name: &str) -> Result<Vec<u32>, LabError> {
+        self.ask(&format!("pids {name}"))
+    }
+
+    /// Kills (SIGKILL) the processes of this name; PIDs of those that were hit.
+    pub fn kill(&mut self, name: &str) -> Result<Vec<u32>, LabError> {
+        self.ask(&format!("kill {name}"))
+    }
+
+    /// Stops (SIGSTOP) the processes of this name.
+    pub fn stop(&mut self, name: &str) -> Result<Vec<u32>, LabError> {
+        self.ask(&format!("stop {name}"))
+    }
+
+    /// Makes PID 1 hang.
+    pub fn hang(&mut self) -> Result<(), LabError> {
+        self.ask("hang").map(drop)
+    }
+
+    fn ask(&mut self, line: &str) -> Result<Vec<u32>, LabError> {
+        let failed = |source| LabError::Connection { peer: self.peer.clone(), source };
+        self.reader.get_mut().write_all(format!("{line}\n").as_bytes()).map_err(failed)?;
+        let mut answer = String::new();
+        self.reader.read_line(&mut answer).map_err(failed)?;
+        let pids: Result<Vec<u32>, _> = answer.split_whitespace().map(str::parse).collect();
+        pids.map_err(|_| LabError::Answer {
+            peer: self.peer.clone(),
+            found: answer.trim().to_owned(),
+            expected: "PIDs".to_owned(),
+        })
+    }
+}
