@@ -1,6 +1,6 @@
 //! A machine in QEMU: the image under test on emulated hardware.
 
-use super::{Chaos, Console, Lab, LabError, Process, Qmp, file, free_port, process::run};
+use super::{Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -26,6 +26,7 @@ pub struct Boot {
     memory_mib: u32,
     disk_gib: u32,
     seed: Option<String>,
+    plug: Option<Plug>,
     extra: Vec<String>,
     chaos: bool,
 }
@@ -40,6 +41,7 @@ impl Boot {
             memory_mib: 3072,
             disk_gib: 8,
             seed: None,
+            plug: None,
             extra: Vec::new(),
             chaos: false,
         }
@@ -81,6 +83,12 @@ impl Boot {
         self
     }
 
+    /// Plugs it into a shared network, at the place of its name, instead of a network of its own.
+    pub fn lan(mut self, lan: &Lan) -> Result<Self, LabError> {
+        self.plug = Some(lan.plug(&self.name)?.clone());
+        Ok(self)
+    }
+
     /// More arguments for QEMU.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.extra.extend(args.iter().map(|a| (*a).to_owned()));
@@ -106,7 +114,7 @@ const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 impl Machine {
     pub(super) fn start(lab: &Lab, boot: Boot) -> Result<Self, LabError> {
         let files = Files::prepare(lab, &boot)?;
-        let router_port = free_port()?;
+        let router_port = boot.plug.as_ref().map_or_else(free_port, |p| Ok(p.router_port))?;
         // QEMU truncates the console's file at start: an earlier boot's text must not be taken for this one's.
         file("empty", &files.console, |p| std::fs::write(p, b""))?;
         let mut command = Command::new("qemu-system-x86_64");
@@ -115,7 +123,14 @@ impl Machine {
         let mut process = Process::start("qemu-system-x86_64", files.log.clone(), &mut command)?;
         let qmp = files.qmp.clone();
         process.wait_until("QEMU's control socket", Duration::from_secs(20), || qmp.exists().then_some(()))?;
-        Ok(Self { process, console: Console::at(files.console), qmp: files.qmp, chaos: files.chaos, router_port, started })
+        Ok(Self {
+            process,
+            console: Console::at(files.console),
+            qmp: files.qmp,
+            chaos: files.chaos,
+            router_port,
+            started,
+        })
     }
 
     /// Its serial console.
@@ -223,6 +238,12 @@ pub(super) fn overlay(image: &Path, disk: &Path, gib: u32) -> Result<(), LabErro
     run(&mut command).map(drop)
 }
 
+/// A card on a network that has this machine and the host alone.
+fn own_network(router_port: u16) -> [(&'static str, String); 2] {
+    let user = format!("user,id=net,hostfwd=tcp:127.0.0.1:{router_port}-:8443");
+    [("-netdev", user), ("-device", "virtio-net-pci,netdev=net,romfile=".to_owned())]
+}
+
 /// QEMU's arguments. TCG: these machines must boot where there is no hardware virtualisation at all.
 fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>, LabError> {
     let mut args: Vec<String> = Vec::new();
@@ -238,8 +259,9 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
     add("-qmp", format!("unix:{},server=on,wait=off", files.qmp.display()));
     add("-drive", format!("if=none,id=disk,file={},format=qcow2,cache=unsafe,discard=unmap", files.disk.display()));
     add("-device", "virtio-blk-pci,drive=disk".to_owned());
-    add("-netdev", format!("user,id=net,hostfwd=tcp:127.0.0.1:{router_port}-:8443"));
-    add("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+    for (flag, value) in boot.plug.as_ref().map_or_else(|| own_network(router_port), Plug::args) {
+        add(flag, value);
+    }
     add("-device", "virtio-rng-pci".to_owned());
     add("-device", "i6300esb".to_owned());
     add("-action", "watchdog=reset".to_owned());

@@ -23,6 +23,7 @@ mod console;
 mod desk;
 mod disk;
 mod display;
+mod lan;
 mod machine;
 mod process;
 mod qmp;
@@ -36,6 +37,7 @@ pub use desk::Desk;
 pub(crate) use desk::PARAMS;
 pub use disk::Disk;
 pub use display::{Display, NxProxy};
+pub use lan::Lan;
 pub use machine::{Boot, Firmware, Machine};
 pub use process::Process;
 pub use qmp::Qmp;
@@ -172,6 +174,11 @@ impl Lab {
     /// Starts a store with an empty SQLite database.
     pub fn store(&self) -> Result<Store, LabError> {
         Store::start(self)
+    }
+
+    /// Starts a network for machines of these names.
+    pub fn lan(&self, names: &[&str]) -> Result<Lan, LabError> {
+        Lan::start(self, names)
     }
 
     /// Boots a machine.
