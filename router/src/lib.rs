@@ -47,6 +47,7 @@ pub mod session;
 pub mod table;
 pub mod tls;
 pub mod wake;
+pub mod ws;
 
 mod frames;
 mod random;

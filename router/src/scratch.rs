@@ -1,6 +1,7 @@
 //! One read buffer per thread instead of one per connection: thousands of idle connections cost no
 //! buffer at all, and a byte that can be passed on at once is copied nowhere else.
 
+use crate::ws::frame::HEAD;
 use std::{
     cell::RefCell,
     io,
@@ -21,15 +22,34 @@ thread_local! {
 pub fn poll_read<R: AsyncRead + Unpin, T>(
     from: &mut R,
     cx: &mut Context<'_>,
-    take: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
+    take: impl FnOnce(&mut Context<'_>, &mut [u8]) -> T,
+) -> Poll<io::Result<T>> {
+    read(from, cx, 0, |cx, bytes, _| take(cx, bytes))
+}
+
+/// The same, with [`HEAD`] bytes of room before the bytes read, whose number comes with them.
+pub fn poll_read_behind<R: AsyncRead + Unpin, T>(
+    from: &mut R,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&mut Context<'_>, &mut [u8], usize) -> T,
+) -> Poll<io::Result<T>> {
+    read(from, cx, HEAD, take)
+}
+
+fn read<R: AsyncRead + Unpin, T>(
+    from: &mut R,
+    cx: &mut Context<'_>,
+    room: usize,
+    take: impl FnOnce(&mut Context<'_>, &mut [u8], usize) -> T,
 ) -> Poll<io::Result<T>> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
-        match Pin::new(from).poll_read(cx, &mut buffer) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(take(cx, &[]))),
-            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(take(cx, buffer.filled()))),
-        }
+        let mut buffer = ReadBuf::new(&mut scratch[room..]);
+        let length = match Pin::new(from).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            Poll::Ready(Ok(())) => buffer.filled().len(),
+        };
+        Poll::Ready(Ok(take(cx, &mut scratch[..room + length], length)))
     })
 }
