@@ -92,7 +92,7 @@ pub fn build(names: &[&str], level: Level, source: &Path, report: &Report) -> Re
     }
     let step = report.step("programs", None);
     let target = target_folder(level, source);
-    cargo(level, source, &target)?;
+    cargo(names, level, source, &target)?;
     let folder = target.join(TARGET).join(if level == Level::Release { "release" } else { "debug" });
     let mut built = Built::default();
     for name in names {
@@ -115,9 +115,12 @@ fn target_folder(level: Level, source: &Path) -> PathBuf {
     }
 }
 
-fn cargo(level: Level, source: &Path, target: &Path) -> Result<()> {
+/// Only these programs, but with the features that the whole workspace asks of its dependencies: those of one
+/// program alone would compile most crates once more, apart from what everyday builds and tests share.
+fn cargo(names: &[&str], level: Level, source: &Path, target: &Path) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(source).args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+    command.current_dir(source).args(["build", "--quiet", "--locked", "--workspace"]);
+    command.args(names.iter().flat_map(|name| ["--bin", name]));
     command.env("CARGO_TARGET_DIR", target);
     // Left by an outer cargo; they would change fingerprints and compile everything anew.
     for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
