@@ -186,6 +186,9 @@ pub struct Desired {
     pub guests: Vec<GuestSpec>,
 }
 
+/// Reason of an abort that makes way for another client: pages tell it from an administrator's.
+pub const TAKEN_OVER: &str = "Another client has connected to this desktop";
+
 /// What the router shows to clients. Its `Debug` leaves out the key.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterTls {

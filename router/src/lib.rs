@@ -42,11 +42,13 @@ pub mod peer;
 pub mod progress;
 pub mod query;
 pub mod relay;
+pub mod seek;
 pub mod serve;
 pub mod session;
 pub mod table;
 pub mod tls;
 pub mod wake;
+pub mod web;
 pub mod ws;
 
 mod frames;

@@ -5,7 +5,62 @@
 //! the last ones travel with the 101.
 
 use crate::answer;
-use std::time::Duration;
+use model::VmId;
+use std::{fmt, time::Duration};
+
+/// What happens on the way to a session. Its `Display` is what QVD's clients show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Another client is told to let go.
+    TakingOver(VmId),
+    /// The VM is this client's.
+    Acquired(VmId),
+    /// It does not run: a node is found for it.
+    Assigning(VmId),
+    /// The node starts it.
+    Starting,
+    /// It is not running yet.
+    Waiting,
+    /// The agent is asked for a session.
+    StartingSession(VmId),
+    /// The session is not there yet.
+    WaitingSession(VmId),
+    /// The session is there.
+    Connecting(VmId),
+    /// Bytes may pass.
+    Established,
+}
+
+impl Step {
+    /// A name for pages, which have their own words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TakingOver(_) => "takeover",
+            Self::Acquired(_) => "acquired",
+            Self::Assigning(_) => "assigning",
+            Self::Starting => "starting",
+            Self::Waiting => "waiting",
+            Self::StartingSession(_) | Self::WaitingSession(_) => "session",
+            Self::Connecting(_) | Self::Established => "connecting",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TakingOver(vm) => write!(f, "Aborting contending session for VM_ID: {vm}"),
+            Self::Acquired(vm) => write!(f, "Session acquired for VM_ID: {vm}"),
+            Self::Assigning(vm) => write!(f, "Assigning VM {vm} to host"),
+            Self::Starting => f.write_str("Starting virtual machine"),
+            Self::Waiting => f.write_str("Waiting for VM to reach state 'running'"),
+            Self::StartingSession(vm) => write!(f, "Starting X session at VM {vm}"),
+            Self::WaitingSession(vm) => write!(f, "Waiting for X session to come up on VM {vm}"),
+            Self::Connecting(vm) => write!(f, "Connecting X session for VM_ID: {vm}"),
+            Self::Established => f.write_str("Connection established"),
+        }
+    }
+}
 
 /// Most records of 102s before the one with 101.
 pub const RECORDS: usize = 7;
@@ -30,8 +85,8 @@ pub struct Progress {
 
 impl Progress {
     /// Adds a message; one that repeats the last one is left out.
-    pub fn say(&mut self, text: impl Into<String>) {
-        let text = text.into();
+    pub fn say(&mut self, text: impl ToString) {
+        let text = text.to_string();
         if text != self.last {
             self.pending.push_str(&answer::progress(&text));
             self.last = text;

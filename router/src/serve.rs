@@ -13,14 +13,15 @@
 use crate::{
     answer::{Answer, Status},
     auth::{self, Remembered},
-    conn::{Conn, NoRequest},
-    connect::{self, Connecting, NoSession, Session},
+    conn::{Conn, Left, NoRequest},
+    connect,
     drain::{self, Guard},
     head::{HeadError, Request},
     progress::Progress,
     query::Query,
     relay,
     router::Router,
+    seek::{NoSession, Session, Wanted},
     session::Guest,
 };
 use model::{
@@ -63,6 +64,24 @@ enum Next {
     Answer(Answer),
     Session(Session),
     Left,
+}
+
+/// Why a VM was not stopped.
+enum NotStopped {
+    Answer(Answer),
+    Left,
+}
+
+impl From<Answer> for NotStopped {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+impl From<Left> for NotStopped {
+    fn from(_: Left) -> Self {
+        Self::Left
+    }
 }
 
 impl From<Answer> for Next {
@@ -120,8 +139,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
             ("GET", "/qvd/ping") => self.ping(),
             ("GET", "/qvd/list_of_vm") => self.list(request).await,
             ("GET", "/qvd/stop_vm") => match self.stop(request).await {
-                Err(NoSession::Left) => return Next::Left,
-                Err(NoSession::Answer(answer)) => Err(answer),
+                Err(NotStopped::Left) => return Next::Left,
+                Err(NotStopped::Answer(answer)) => Err(answer),
                 Ok(answer) => Ok(answer),
             },
             ("GET", "/qvd/connect_to_vm") => return self.connect(request).await,
@@ -174,31 +193,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
             Ok(wanted) => wanted,
             Err(answer) => return answer.into(),
         };
-        let (who, wanted) = wanted;
-        let connecting = Connecting {
-            router: self.router,
-            conn: &mut self.conn,
-            guard: self.guard,
-            who,
-            client: self.address,
-            progress: Progress::default(),
-            began: Instant::now(),
-        };
-        match connecting.connect(wanted).await {
+        match connect::connect(self.router, self.guard, &mut self.conn, wanted, self.address).await {
             Ok(session) => Next::Session(session),
-            Err(NoSession::Answer(answer)) => answer.into(),
+            Err(NoSession::Denied(denied)) => Answer::from(denied).into(),
             Err(NoSession::Left) => Next::Left,
         }
     }
 
-    async fn may_connect(&mut self, request: &Request) -> Result<(LoggedIn, connect::Wanted), Answer> {
+    async fn may_connect(&mut self, request: &Request) -> Result<(LoggedIn, Wanted), Answer> {
         let node = self.registered()?;
         let who = self.authenticate(request).await?;
         not_blocked(&node)?;
         Ok((who, connect::wanted(request)?))
     }
 
-    async fn stop(&mut self, request: &Request) -> Result<Answer, NoSession> {
+    async fn stop(&mut self, request: &Request) -> Result<Answer, NotStopped> {
         let node = self.registered()?;
         let who = self.authenticate(request).await?;
         not_blocked(&node)?;
@@ -211,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
         self.wait_until_stopped(&who, vm).await
     }
 
-    async fn wait_until_stopped(&mut self, who: &LoggedIn, vm: model::VmId) -> Result<Answer, NoSession> {
+    async fn wait_until_stopped(&mut self, who: &LoggedIn, vm: model::VmId) -> Result<Answer, NotStopped> {
         let limit = self.router.config().get(&key::VM_STOP_TIMEOUT);
         let (began, mut seen, mut progress) = (Instant::now(), None, Progress::default());
         progress.say("Stopping virtual machine");
@@ -231,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
             }
             progress.say("Waiting for VM to reach state 'stopped'");
             if let Some(bytes) = progress.due(began.elapsed()) {
-                self.conn.send(bytes.as_bytes()).await?;
+                self.conn.send(bytes.as_bytes()).await.map_err(|_| Left)?;
             }
         }
     }
@@ -263,7 +272,7 @@ async fn carry<S>(router: &Router, guard: &Guard, conn: Conn<S>, session: Sessio
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Session { guest, live, since } = session;
+    let Session { guest, live, since, .. } = session;
     let (mut stream, ahead) = conn.into_parts();
     let relayed = async {
         match guest {

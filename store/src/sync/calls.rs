@@ -101,7 +101,7 @@ async fn acquire(store: &Store, wish: Wish) -> Result<Verdict<Reply>> {
 /// Tells the router that has the session to cut it. A router that cannot be told has lost its node, or
 /// its node the store: the session is taken from it, and the VM's own node is told as well.
 async fn abort(store: &Store, vm: VmId, router: Option<HostId>) -> Result<()> {
-    let message = || ToNode::AbortSession { vm, reason: "Another client has connected to this desktop".to_owned() };
+    let message = || ToNode::AbortSession { vm, reason: model::sync::TAKEN_OVER.to_owned() };
     if router.is_some_and(|router| store.hub.send(router, message())) {
         info!(guest = %vm, "Session told to let go for another client");
         return Ok(());

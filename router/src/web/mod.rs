@@ -1,0 +1,3 @@
+//! Pages.
+mod logins;
+mod throttle;
