@@ -1,12 +1,12 @@
 //! Modules for devices: those that are there, and those that come.
 //!
 //! In the initrd PID 1 does this itself while it waits for the root. On the root a child of PID 1 does it
-//! (`node-init devices`), beside the rest of the boot, and so PID 1 never holds the module index in memory.
+//! (`node-init devices`), beside the rest of the boot, and ends when it is done; PID 1 starts it again when a device
+//! comes. So PID 1 never holds the module index in memory, and nobody does when the machine has come to rest.
 
 use crate::fail::chain;
 use crate::kmsg;
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,10 +14,24 @@ use std::time::{Duration, Instant};
 use sys::modules::{Index, Loader, Params, device_aliases};
 use sys::uevent::{Received, Socket};
 
-/// What PID 1 will want in a moment, while it is still busy with the disk: loaded before any driver.
-const FIRST: &[&str] = &["ext4"];
-/// Modules that no device and no kernel call asks for by itself: what opens their device file would find none.
-const ALWAYS: &[&str] = &["loop", "tun", "vhost_net", "vhost_vsock", "button", "evdev", "qemu_fw_cfg"];
+/// What PID 1 mounts in a moment, while it is still busy making it: STATE and the seed's partition.
+const FOR_BOOT: &[&str] = &["ext4", "quota_v2", "vfat", "nls_cp437", "nls_ascii"];
+/// What `noded` asks for as soon as it runs. The kernel would ask for each by itself, a process for every one.
+const FOR_NODED: &[&str] = &[
+    "loop",
+    "overlay",
+    "bridge",
+    "veth",
+    "nf_tables",
+    "nft_meta_bridge",
+    "nft_ct",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_limit",
+    "nft_reject_inet",
+];
+/// What no device asks for by itself, and the machine is to have: power buttons, and QEMU's configuration device.
+const FOR_MACHINE: &[&str] = &["button", "evdev", "qemu_fw_cfg"];
 
 /// Loads modules as the kernel finds devices.
 pub struct Devices {
@@ -70,15 +84,19 @@ impl Devices {
         }
     }
 
-    /// Loads for all devices that are there, and for those that appear by that.
-    fn load_all_pending(&mut self) -> Result<(), sys::Error> {
+    /// Loads for devices that are there, and for those that appear by that, down to this urgency.
+    fn load_pending(&mut self, least: Urgency) -> Result<(), sys::Error> {
         loop {
             self.hear_events()?;
-            match self.pending.pop() {
+            match self.pending.pop_if(|alias| Urgency::of(alias) >= least) {
                 Some(alias) => self.load(&alias),
                 None => return Ok(()),
             }
         }
+    }
+
+    fn load_named(&mut self, names: &[&str]) {
+        names.iter().for_each(|name| self.load(name));
     }
 
     /// Takes all events that wait; says whether there were any.
@@ -89,6 +107,7 @@ impl Devices {
                 Received::Event(event) => {
                     if let ("add", Some(alias)) = (event.action.as_str(), event.var("MODALIAS")) {
                         self.pending.push(alias.to_owned());
+                        self.pending.sort_by_key(|a| Urgency::of(a));
                     }
                 }
                 Received::Lost => self.look_at_all(),
@@ -110,39 +129,66 @@ impl Devices {
     }
 }
 
-/// Most urgent last: disks of virtual machines, then what disks of real ones hang on, then the rest. Each driver costs
-/// time, and whoever waits for the root wants its disk's first.
+/// How soon a device's driver is wanted. Each costs time, and whoever waits for one wants that first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// Screens, sound, sensors: after the node has begun to work.
+    Later,
+    /// Buses, watchdogs.
+    Soon,
+    /// What disks of real machines hang on.
+    Storage,
+    /// The way to the store.
+    Network,
+    /// Disks of virtual machines, quickly looked at.
+    Disk,
+}
+
+impl Urgency {
+    fn of(alias: &str) -> Self {
+        // The base class of a PCI device; a USB hub hides what is behind it.
+        let class = alias.strip_prefix("pci:").and_then(|a| a.split_once("bc")).map(|(_, class)| class);
+        match (alias, class.and_then(|c| c.get(..2))) {
+            // Block devices and SCSI hosts of virtio, then its network interfaces.
+            (a, _) if a.starts_with("virtio:d00000002") || a.starts_with("virtio:d00000008") => Self::Disk,
+            (a, _) if a.starts_with("virtio:d00000001") => Self::Network,
+            (_, Some("02")) => Self::Network,
+            (_, Some("01")) => Self::Storage,
+            (_, Some("06" | "08" | "0C")) => Self::Soon,
+            (a, _) if a.starts_with("virtio:") || a.starts_with("usb:") => Self::Soon,
+            _ => Self::Later,
+        }
+    }
+}
+
+/// Most urgent last.
 fn by_urgency(aliases: BTreeSet<String>) -> Vec<String> {
-    let urgency = |alias: &String| match alias {
-        // Block devices and SCSI hosts of virtio; mass storage controllers of PCI.
-        a if a.starts_with("virtio:d00000002") || a.starts_with("virtio:d00000008") => 3,
-        a if a.starts_with("pci:") && a.contains("bc01") => 2,
-        a if a.starts_with("pci:") || a.starts_with("virtio:") => 1,
-        _ => 0,
-    };
     let mut all: Vec<_> = aliases.into_iter().collect();
-    all.sort_by_key(urgency);
+    all.sort_by_key(|a| Urgency::of(a));
     all
 }
 
-/// `node-init devices`: loads modules for all devices, says so, and goes on for those that come.
+/// `node-init devices`: loads modules for all devices that are there.
 pub fn serve() -> ExitCode {
     kmsg::init();
-    match load_for_ever() {
-        Ok(never) => match never {},
+    match load_all() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => report(&e),
     }
 }
 
-fn load_for_ever() -> Result<Infallible, sys::Error> {
+/// First what the boot waits for. The rest costs as much again: it takes what CPU time the services leave.
+fn load_all() -> Result<(), sys::Error> {
+    let cgroup = sys::cgroup::Cgroup::own()?;
     let mut devices = Devices::open()?;
-    FIRST.iter().for_each(|name| devices.load(name));
-    devices.load_all_pending()?;
-    ALWAYS.iter().for_each(|name| devices.load(name));
+    devices.load_named(FOR_BOOT);
+    devices.load_pending(Urgency::Network)?;
+    devices.load_named(FOR_NODED);
+    cgroup.weigh_cpu(1)?;
+    devices.load_named(FOR_MACHINE);
+    devices.load_pending(Urgency::Later)?;
     tracing::info!(ms = sys::boottime::now_ms(), "Modules are loaded for all devices");
-    loop {
-        devices.wait_for(Duration::from_secs(3600), || None::<()>)?;
-    }
+    cgroup.weigh_cpu(100)
 }
 
 /// The kernel's call for a module. It asks in the middle of something, and waits for the answer.
@@ -169,13 +215,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drivers_of_disks_come_first() {
-        let aliases =
-            ["acpi:PNP0C0C:", "pci:v1bc02sc00i00", "pci:v2bc01sc06i01", "virtio:d00000001v1", "virtio:d00000002v1"];
+    fn drivers_of_disks_and_networks_come_first() {
+        let aliases = [
+            "acpi:PNP0C0C:",
+            "pci:v1bc03sc00i00",
+            "pci:v1bc02sc00i00",
+            "pci:v2bc01sc06i01",
+            "pci:v3bc0Csc03i30",
+            "virtio:d00000001v1",
+            "virtio:d00000002v1",
+        ];
         let order = by_urgency(aliases.iter().map(|a| (*a).to_owned()).collect());
-        assert_eq!(
-            order,
-            ["acpi:PNP0C0C:", "pci:v1bc02sc00i00", "virtio:d00000001v1", "pci:v2bc01sc06i01", "virtio:d00000002v1"]
-        );
+        let expect = [
+            "acpi:PNP0C0C:",
+            "pci:v1bc03sc00i00",
+            "pci:v3bc0Csc03i30",
+            "pci:v2bc01sc06i01",
+            "pci:v1bc02sc00i00",
+            "virtio:d00000001v1",
+            "virtio:d00000002v1",
+        ];
+        assert_eq!(order, expect);
     }
 }

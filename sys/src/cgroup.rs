@@ -82,6 +82,20 @@ impl Cgroup {
         Self::at(ROOT)
     }
 
+    /// That of the calling process.
+    pub fn own() -> Result<Self> {
+        let path = "/proc/self/cgroup";
+        let text = std::fs::read_to_string(path).map_err(Error::of("read", path))?;
+        // Other hierarchies, of version 1, have numbers.
+        let own = text.lines().find_map(|l| l.strip_prefix("0::/"));
+        let own = own.ok_or_else(|| Error::Malformed {
+            object: path.to_owned(),
+            found: text.clone(),
+            expected: "a line '0::/PATH'",
+        })?;
+        Ok(Self::at(Path::new(ROOT).join(own)))
+    }
+
     /// Its directory.
     pub fn path(&self) -> &Path {
         &self.0

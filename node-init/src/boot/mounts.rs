@@ -2,6 +2,7 @@
 
 use super::phases::BootError;
 use crate::fail::{Failure, chain};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::path::Path;
@@ -33,6 +34,14 @@ const LATER: &[Entry] = &[
 /// Mounted where the kernel has them: neither a machine without UEFI nor one without pstore is broken.
 const OPTIONAL: &[Entry] =
     &[("efivarfs", "/sys/firmware/efi/efivars", STRICT, ""), ("pstore", "/sys/fs/pstore", STRICT, "")];
+
+/// Path, major and minor number: what `modules.devname` lists of what a node has.
+const DEVICE_FILES: &[(&str, u64, u64)] = &[
+    ("/dev/loop-control", 10, 237),
+    ("/dev/net/tun", 10, 200),
+    ("/dev/vhost-net", 10, 238),
+    ("/dev/vhost-vsock", 10, 241),
+];
 
 /// In the initrd: without these there is not even a log to complain in.
 pub fn kernel_interfaces() -> Result<(), Failure> {
@@ -76,7 +85,19 @@ pub fn the_rest() -> Result<Mounted, BootError> {
     }
     var()?;
     link("/proc/self/fd", "/dev/fd")?;
+    DEVICE_FILES.iter().try_for_each(device_file)?;
     Ok(Mounted(()))
+}
+
+/// A character device whose driver the kernel loads when somebody opens it; until then nothing else makes its file.
+fn device_file(&(path, major, minor): &(&str, u64, u64)) -> Result<(), sys::Error> {
+    let path = Path::new(path);
+    path.parent().map_or(Ok(()), make)?;
+    let made = mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, makedev(major, minor));
+    match made {
+        Err(e) if e != sys::Errno::EEXIST => Err(sys::Error::of("create", path.display())(e)),
+        _ => Ok(()),
+    }
 }
 
 /// What the image's links from `/var` point to, and homes there of users that services run as.

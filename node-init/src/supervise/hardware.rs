@@ -13,6 +13,15 @@ const WATCHDOG_S: u32 = 60;
 /// How often it is fed: a few times within its limit.
 pub const FEED_EVERY: Duration = Duration::from_secs(10);
 
+/// What happened since the last turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Happened {
+    /// A power button was pressed.
+    pub pressed: bool,
+    /// A device came that a module may serve.
+    pub appeared: bool,
+}
+
 /// What has been found.
 pub struct Hardware {
     events: Option<Socket>,
@@ -34,26 +43,27 @@ impl Hardware {
         self.events.iter().map(AsFd::as_fd).chain(self.buttons.iter().map(|(_, b)| b.as_fd()))
     }
 
-    /// Handles what happened; says whether a power button was pressed.
-    pub fn turn(&mut self) -> bool {
-        if self.changed() {
+    /// Handles what happened.
+    pub fn turn(&mut self) -> Happened {
+        let mut happened = Happened::default();
+        if self.changed(&mut happened) {
             self.look();
         }
-        let mut pressed = false;
         // A button that cannot be read any more is gone.
-        self.buttons.retain_mut(|(_, button)| button.pressed().map(|p| pressed |= p).is_ok());
-        pressed
+        self.buttons.retain_mut(|(_, button)| button.pressed().map(|p| happened.pressed |= p).is_ok());
+        happened
     }
 
-    /// Whether an event concerns us. All that wait are taken, however many.
-    fn changed(&mut self) -> bool {
+    /// Whether an event concerns what is kept here. All that wait are taken, however many.
+    fn changed(&mut self, happened: &mut Happened) -> bool {
         let mut changed = false;
         while let Some(socket) = &self.events {
             match socket.recv() {
                 Ok(Received::Event(e)) => {
                     changed |= e.action == "add" && matches!(e.var("SUBSYSTEM"), Some("input" | "watchdog"));
+                    happened.appeared |= e.action == "add" && e.var("MODALIAS").is_some();
                 }
-                Ok(Received::Lost) => changed = true,
+                Ok(Received::Lost) => (changed, happened.appeared) = (true, true),
                 Ok(Received::Nothing) => break,
                 Err(e) => {
                     tracing::error!(error = %chain(&e), "Devices are not watched any more");

@@ -1,6 +1,6 @@
 //! The services of a node.
 
-use super::service::Kind;
+use super::service::{Again, Kind};
 use model::init::Service;
 use model::paths;
 use sys::spawn::Command;
@@ -18,10 +18,10 @@ pub static NODED: Kind = Kind {
         c
     },
     give_up_after: None,
-    restart_when_wanted: false,
+    again: Again::GoOn,
 };
 
-/// Modules for devices.
+/// Modules for devices that are there.
 pub static DEVICES: Kind = Kind {
     name: "devices",
     word: None,
@@ -31,7 +31,7 @@ pub static DEVICES: Kind = Kind {
         c
     },
     give_up_after: None,
-    restart_when_wanted: false,
+    again: Again::AfterEnd,
 };
 
 /// Those that `noded` asks for, when it has written their configuration.
@@ -46,7 +46,7 @@ pub static ON_REQUEST: [Kind; 3] = [
         },
         give_up_after: Some(30),
         // It takes its configuration from noded by itself, and a restart would end all sessions.
-        restart_when_wanted: false,
+        again: Again::GoOn,
     },
     Kind {
         name: "dnsmasq",
@@ -57,7 +57,7 @@ pub static ON_REQUEST: [Kind; 3] = [
             c
         },
         give_up_after: Some(30),
-        restart_when_wanted: true,
+        again: Again::Restart,
     },
     Kind {
         name: "chronyd",
@@ -69,6 +69,6 @@ pub static ON_REQUEST: [Kind; 3] = [
             c
         },
         give_up_after: Some(30),
-        restart_when_wanted: true,
+        again: Again::Restart,
     },
 ];

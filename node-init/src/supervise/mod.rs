@@ -16,7 +16,7 @@ use crate::console::Console;
 use crate::fail::{Failure, chain, describe};
 use crate::kmsg;
 use chaos::Chaos;
-use hardware::{FEED_EVERY, Hardware};
+use hardware::{FEED_EVERY, Happened, Hardware};
 use model::init::{ALIVE_LIMIT_S, FromInit, NODED_FD, ToInit};
 use output::Output;
 use service::{Kind, Status, Supervised};
@@ -35,6 +35,9 @@ use sys::signal::{Signal, SignalFd};
 /// Faults after which the machine reboots: something in here is broken for good.
 const MAX_FAULTS: u32 = 20;
 const ALIVE_LIMIT: Duration = Duration::from_secs(ALIVE_LIMIT_S);
+
+/// Where `devices` is among the services; `noded` is the first.
+const DEVICES: usize = 1;
 
 /// Starts loading modules for all devices, beside the rest of the boot.
 pub fn start_devices(cgroups: &Cgroups) -> Result<Supervised, sys::Error> {
@@ -140,9 +143,7 @@ impl Supervisor {
         self.chaos.maybe_hang();
         self.hear_signals(now)?;
         self.reap(now)?;
-        if self.hardware.turn() {
-            self.go_down(End::PowerOff, "the power button", now);
-        }
+        self.mind_hardware(now);
         self.hear_noded(now);
         self.services.iter_mut().for_each(|s| s.output.pass_on(now, self.log.as_ref()));
         self.mind_services(now);
@@ -150,6 +151,16 @@ impl Supervisor {
         self.feed(now);
         self.proceed_with_shutdown(now);
         self.wait(now)
+    }
+
+    fn mind_hardware(&mut self, now: Duration) {
+        let Happened { pressed, appeared } = self.hardware.turn();
+        if pressed {
+            self.go_down(End::PowerOff, "the power button", now);
+        }
+        if appeared && self.shutdown.is_none() {
+            self.services[DEVICES].want(now);
+        }
     }
 
     fn hear_signals(&mut self, now: Duration) -> Result<(), sys::Error> {

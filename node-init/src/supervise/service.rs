@@ -3,6 +3,7 @@
 //! ```text
 //! Idle --want--> Running --ends--> Waiting --time--> Running ...
 //!                   |                  `--too many failures--> GaveUp --want--> Running
+//!                   |--its one job is done--> Idle, or Running again when it was wanted meanwhile
 //!                   `--stop--> Stopping --ends--> Idle, or Running again when it was a restart
 //! ```
 
@@ -28,15 +29,26 @@ pub struct Kind {
     pub command: fn() -> Command,
     /// Ends in a row after which it is given up; none: never.
     pub give_up_after: Option<u32>,
-    /// Whether the wish to start it restarts it when it runs already.
-    pub restart_when_wanted: bool,
+    /// What the wish to start it means while it runs already.
+    pub again: Again,
+}
+
+/// What the wish to start a service means while it runs already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Nothing: it goes on.
+    GoOn,
+    /// A new start.
+    Restart,
+    /// It has one job, and ends when it is done: once more after that.
+    AfterEnd,
 }
 
 /// Where it is in its life.
 #[derive(Debug)]
 enum Life {
     Idle,
-    Running { child: Child, since: Duration },
+    Running { child: Child, since: Duration, again: bool },
     Stopping { child: Child, kill_at: Duration, again: bool },
     Waiting { until: Duration },
     GaveUp,
@@ -83,9 +95,12 @@ impl Supervised {
     /// It is to run from now on; with fresh patience.
     pub fn want(&mut self, now: Duration) {
         match std::mem::replace(&mut self.life, Life::Idle) {
-            Life::Running { child, .. } if self.kind.restart_when_wanted => self.ask_to_stop(child, now, true),
+            Life::Running { child, since, .. } => match self.kind.again {
+                Again::Restart => self.ask_to_stop(child, now, true),
+                Again::GoOn => self.life = Life::Running { child, since, again: false },
+                Again::AfterEnd => self.life = Life::Running { child, since, again: true },
+            },
             Life::Stopping { child, kill_at, .. } => self.life = Life::Stopping { child, kill_at, again: true },
-            running @ Life::Running { .. } => self.life = running,
             Life::Idle | Life::Waiting { .. } | Life::GaveUp => {
                 self.backoff = Backoff::default();
                 self.life = Life::Waiting { until: now };
@@ -146,7 +161,7 @@ impl Supervised {
         match self.spawn(complete) {
             Ok(child) => {
                 tracing::info!(service = self.kind.name, pid = child.pid(), "Service started");
-                self.life = Life::Running { child, since: now };
+                self.life = Life::Running { child, since: now, again: false };
             }
             Err(e) => {
                 tracing::error!(service = self.kind.name, error = %chain(&e), "Service does not start");
@@ -184,7 +199,8 @@ impl Supervised {
         };
         if ours {
             self.life = match std::mem::replace(&mut self.life, Life::Idle) {
-                Life::Stopping { again: true, .. } => Life::Waiting { until: now },
+                Life::Stopping { again: true, .. } | Life::Running { again: true, .. } => Life::Waiting { until: now },
+                Life::Running { .. } if self.kind.again == Again::AfterEnd && exit == Exit::Code(0) => Life::Idle,
                 Life::Running { since, .. } => {
                     tracing::warn!(service = self.kind.name, pid, %exit, "Service ended");
                     self.after_end(now, now.saturating_sub(since))
@@ -225,14 +241,22 @@ mod tests {
             c
         },
         give_up_after: None,
-        restart_when_wanted: true,
+        again: Again::Restart,
     };
     static BROKEN: Kind = Kind {
         name: "broken",
         word: None,
         command: || Command::new("/bin/false"),
         give_up_after: Some(3),
-        restart_when_wanted: false,
+        again: Again::GoOn,
+    };
+
+    static JOB: Kind = Kind {
+        name: "job",
+        word: None,
+        command: || Command::new("/bin/true"),
+        give_up_after: None,
+        again: Again::AfterEnd,
     };
 
     fn supervised(kind: &'static Kind) -> (tempfile::TempDir, Supervised) {
@@ -246,7 +270,7 @@ mod tests {
     fn start(service: &mut Supervised, now: Duration) {
         assert!(service.wants_start(now));
         let child = (service.kind.command)().spawn().expect("spawns");
-        service.life = Life::Running { child, since: now };
+        service.life = Life::Running { child, since: now, again: false };
     }
 
     /// Waits for its process as PID 1 would, and tells it.
@@ -274,6 +298,20 @@ mod tests {
         service.stop(at(4));
         reap(&mut service, at(5));
         assert!(service.is_down() && service.due().is_none());
+    }
+
+    #[test]
+    fn a_job_that_is_wanted_while_it_is_done_is_done_once_more() {
+        let (_dir, mut service) = supervised(&JOB);
+        service.want(at(1));
+        start(&mut service, at(1));
+        service.want(at(2));
+        service.want(at(2));
+        reap(&mut service, at(3));
+        assert!(service.wants_start(at(3)));
+        start(&mut service, at(3));
+        reap(&mut service, at(4));
+        assert!(service.is_down() && service.due().is_none() && service.status().restarts == 0);
     }
 
     #[test]

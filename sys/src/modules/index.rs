@@ -2,24 +2,38 @@
 
 use super::glob;
 use crate::{Error, Result};
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The modules of one kernel.
+///
+/// The kernel asks for many a module in a process of its own, so opening costs little: the texts stay as they are,
+/// entries are places in them, and the many aliases are only looked at when a name is not a module's own.
 #[derive(Debug, Default)]
 pub struct Index {
     dir: PathBuf,
-    modules: HashMap<String, Module>,
-    /// Pattern and module, in the file's order.
-    aliases: Vec<(String, String)>,
+    dep: String,
+    /// Names of modules, and their lines in `dep`.
+    modules: HashMap<String, Line>,
+    alias: String,
+    aliases: OnceCell<Vec<Alias>>,
     soft: HashMap<String, Soft>,
 }
 
+/// `FILE: NEEDS`.
 #[derive(Debug)]
-struct Module {
-    file: String,
-    /// Names of what must be there before, nearest last.
-    needs: Vec<String>,
+struct Line {
+    file: Range<usize>,
+    /// Files of what must be there before, farthest last.
+    needs: Range<usize>,
+}
+
+#[derive(Debug)]
+struct Alias {
+    pattern: Range<usize>,
+    module: Range<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +50,8 @@ impl Index {
         let path = dir.join("modules.dep");
         let dep = std::fs::read_to_string(&path).map_err(Error::of("read", path.display()))?;
         let optional = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
-        Ok(Self::parse(&dir, &dep, &optional("modules.alias"), &optional("modules.softdep")))
+        let (alias, softdep) = (optional("modules.alias"), optional("modules.softdep"));
+        Ok(Self::parse(dir, dep, alias, &softdep))
     }
 
     /// The index of the running kernel.
@@ -45,33 +60,35 @@ impl Index {
         Self::open(Path::new("/usr/lib/modules").join(name.release()))
     }
 
-    fn parse(dir: &Path, dep: &str, alias: &str, softdep: &str) -> Self {
-        let mut index = Self { dir: dir.to_owned(), ..Self::default() };
+    fn parse(dir: PathBuf, dep: String, alias: String, softdep: &str) -> Self {
+        let mut modules = HashMap::new();
         for (file, needs) in dep.lines().filter_map(|l| l.split_once(':')) {
-            let needs = needs.split_whitespace().map(|n| module_name(Path::new(n))).rev().collect();
-            index.modules.insert(module_name(Path::new(file)), Module { file: file.to_owned(), needs });
+            let line = Line { file: place(&dep, file), needs: place(&dep, needs) };
+            modules.insert(module_name(Path::new(file)), line);
         }
-        for line in alias.lines() {
-            let mut words = line.split_whitespace();
-            if let (Some("alias"), Some(pattern), Some(module)) = (words.next(), words.next(), words.next()) {
-                index.aliases.push((normal(pattern), normal(module)));
-            }
-        }
-        for line in softdep.lines() {
-            if let Some((module, soft)) = parse_softdep(line) {
-                index.soft.insert(module, soft);
-            }
-        }
-        index
+        let soft = softdep.lines().filter_map(parse_softdep).collect();
+        Self { dir, dep, modules, alias, aliases: OnceCell::new(), soft }
     }
 
-    /// Names of the modules that serve this alias.
-    fn matching(&self, alias: &str) -> Vec<&str> {
-        // Nearly all patterns begin with a literal bus name, so that a look at it spares most matches.
-        let bus = alias.split_once(':').map_or("", |(bus, _)| bus);
-        let of_bus = |pattern: &str| pattern.starts_with(bus) || pattern.starts_with(['*', '?', '[']);
-        let found = self.aliases.iter().filter(|(p, _)| of_bus(p) && glob::matches(p, alias));
-        found.map(|(_, m)| m.as_str()).collect()
+    /// Patterns and modules, in the file's order.
+    fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.aliases.get_or_init(|| self.alias.lines().filter_map(|l| self.parse_alias(l)).collect());
+        all.iter().map(|a| (&self.alias[a.pattern.clone()], &self.alias[a.module.clone()]))
+    }
+
+    /// `alias PATTERN MODULE`.
+    fn parse_alias(&self, line: &str) -> Option<Alias> {
+        let (pattern, module) = line.strip_prefix("alias ")?.trim().split_once(' ')?;
+        Some(Alias { pattern: place(&self.alias, pattern), module: place(&self.alias, module.trim_start()) })
+    }
+
+    /// Names of the modules that serve this alias, which is [`normal`].
+    fn matching(&self, alias: &str) -> Vec<String> {
+        // Nearly all patterns begin with a literal word, so that a look at it spares most matches.
+        let word = &alias.as_bytes()[..alias.find([':', '_', '-']).unwrap_or(0)];
+        let begins = |pattern: &str| pattern.as_bytes().starts_with(word) || pattern.starts_with(['*', '?', '[']);
+        let found = self.aliases().filter(|(p, _)| begins(p) && glob::matches(&normal(p), alias));
+        found.map(|(_, m)| normal(m)).collect()
     }
 
     /// Files to load, in order, for a module's name or an alias; each once; empty when there is no such module.
@@ -83,7 +100,7 @@ impl Index {
             self.visit(&plain, &mut seen, &mut order);
         } else {
             for module in self.matching(&plain) {
-                self.visit(module, &mut seen, &mut order);
+                self.visit(&module, &mut seen, &mut order);
             }
         }
         order
@@ -94,18 +111,24 @@ impl Index {
         if !seen.insert(name.to_owned()) {
             return;
         }
-        let Some(module) = self.modules.get(name) else {
+        let Some(line) = self.modules.get(name) else {
             // A soft dependency may be an alias, such as `crypto-sha256`.
-            let served: Vec<_> = self.matching(name).into_iter().map(str::to_owned).collect();
-            served.iter().for_each(|m| self.visit(m, seen, order));
+            self.matching(name).iter().for_each(|m| self.visit(m, seen, order));
             return;
         };
         let soft = self.soft.get(name);
         soft.iter().flat_map(|s| &s.before).for_each(|n| self.visit(n, seen, order));
-        module.needs.iter().for_each(|n| self.visit(n, seen, order));
-        order.push(self.dir.join(&module.file));
+        let needs = self.dep[line.needs.clone()].split_whitespace().rev();
+        needs.for_each(|n| self.visit(&module_name(Path::new(n)), seen, order));
+        order.push(self.dir.join(&self.dep[line.file.clone()]));
         soft.iter().flat_map(|s| &s.after).for_each(|n| self.visit(n, seen, order));
     }
+}
+
+/// Where in a text a part of it lies.
+fn place(text: &str, part: &str) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start + part.len()
 }
 
 /// `kernel/fs/nls/nls_utf8.ko.xz` is `nls_utf8`.
@@ -177,7 +200,7 @@ mod tests {
 
     #[track_caller]
     fn check(name: &str, expect: &[&str]) {
-        let index = Index::parse(Path::new("/m"), DEP, ALIAS, SOFT);
+        let index = Index::parse("/m".into(), DEP.to_owned(), ALIAS.to_owned(), SOFT);
         let names: Vec<_> = index.load_order(name).iter().map(|p| module_name(p)).collect();
         assert_eq!(names, expect);
     }

@@ -52,10 +52,14 @@ impl Loader {
         if !self.done.insert(path.to_owned()) {
             return Ok(false);
         }
+        let name = index::module_name(path);
+        if is_live(Path::new("/sys/module"), &name) {
+            return Ok(false);
+        }
         let file = File::open(path).map_err(Error::of("open", path.display()))?;
         let compressed = path.extension().is_some_and(|e| e != "ko");
         let flags = ModuleInitFlags::from_bits_retain(if compressed { COMPRESSED } else { 0 });
-        let params = CString::new(self.params.of(&index::module_name(path))).unwrap_or_default();
+        let params = CString::new(self.params.of(&name)).unwrap_or_default();
         match finit_module(file, &params, flags) {
             Ok(()) => Ok(true),
             // There already; or built in; or its hardware is not there after all.
@@ -63,6 +67,15 @@ impl Loader {
             Err(e) => Err(Error::of("load", path.display())(e)),
         }
     }
+}
+
+/// Whether a module is there and has begun its work. The kernel would say so too, but only after it has read the file,
+/// checked its signature and linked it: for each of the modules that a module needs, at each call for one.
+///
+/// One that is still starting is not live: asking the kernel for it waits until it is.
+fn is_live(modules: &Path, name: &str) -> bool {
+    let state = std::fs::read(modules.join(name).join("initstate"));
+    state.is_ok_and(|s| s.starts_with(b"live"))
 }
 
 /// Aliases of all devices that the kernel has found so far.
@@ -84,6 +97,17 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_module_that_has_started_is_live() {
+        let dir = tempfile::tempdir().expect("dir");
+        for (name, state) in [("a", "live\n"), ("b", "coming\n")] {
+            std::fs::create_dir(dir.path().join(name)).expect("made");
+            std::fs::write(dir.path().join(name).join("initstate"), state).expect("written");
+        }
+        std::fs::create_dir(dir.path().join("built_in")).expect("made");
+        assert_eq!(["a", "b", "built_in", "none"].map(|m| is_live(dir.path(), m)), [true, false, false, false]);
+    }
 
     #[test]
     fn aliases_come_from_buses_and_classes() {
