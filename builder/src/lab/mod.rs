@@ -27,11 +27,12 @@ mod lan;
 mod machine;
 mod process;
 mod qmp;
+mod root;
 mod store;
 
 pub use chaos::Chaos;
 pub use client::{Client, ConnectAnswer, Fingerprint, Session, VmRow};
-pub use cluster::{BOOT_LIMIT, Cluster, Images, START_LIMIT, USER, VM};
+pub use cluster::{BOOT_LIMIT, Cluster, Desktop, Images, START_LIMIT, USER, VM};
 pub use console::Console;
 pub use desk::Desk;
 pub(crate) use desk::PARAMS;
@@ -41,6 +42,7 @@ pub use lan::Lan;
 pub use machine::{Boot, Firmware, Machine};
 pub use process::Process;
 pub use qmp::Qmp;
+pub use root::Landmarks;
 pub use store::Store;
 
 use std::{

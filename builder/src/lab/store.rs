@@ -1,6 +1,6 @@
 //! A store of the lab, and the administrator who works with it.
 
-use super::{Lab, LabError, Process, file, free_port, process::run};
+use super::{BOOT_LIMIT, Lab, LabError, Machine, Process, file, free_port, process::run};
 use serde_json::Value;
 use std::{
     net::TcpStream,
@@ -42,7 +42,7 @@ impl Store {
     pub fn resume(&mut self) -> Result<(), LabError> {
         let Self { ports, .. } = *self;
         let mut command = Command::new(&self.program);
-        command.arg("serve").arg("--db").arg(format!("sqlite:{}", self.dir.join("store.db").display()));
+        command.arg("serve").arg("--db").arg(self.database());
         command.args(["--listen", &format!("127.0.0.1:{}", ports.admin)]);
         command.args(["--node-listen", &format!("127.0.0.1:{}", ports.node)]);
         command.arg("--images").arg(self.dir.join("images"));
@@ -66,6 +66,11 @@ impl Store {
     /// Its log.
     pub fn log(&self) -> PathBuf {
         self.dir.join("store.log")
+    }
+
+    /// Its database, as its commands take it.
+    pub fn database(&self) -> String {
+        format!("sqlite:{}", self.dir.join("store.db").display())
     }
 
     /// The file that tells `qa` how to reach it.
@@ -134,6 +139,28 @@ impl Store {
                 return Err(LabError::Timeout { what, limit, log: self.log() });
             }
             std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until it sees a node running, whose name is the machine's; returns the node's row.
+    pub fn wait_ready(&self, node: &mut Machine) -> Result<Value, LabError> {
+        let filter = format!("name={}", node.name());
+        let end = Instant::now() + BOOT_LIMIT;
+        loop {
+            let row = self.one("host", &filter)?;
+            if row["state"] == "running" {
+                return Ok(row);
+            }
+            let log = node.console().log().to_owned();
+            if let Some(status) = node.process().ended() {
+                let program = node.name().to_owned();
+                return Err(LabError::Ended { program, status: status.to_string(), what: "Ready".to_owned(), log });
+            }
+            if Instant::now() > end {
+                let what = format!("Ready of {} (the store sees: {row})", node.name());
+                return Err(LabError::Timeout { what, limit: BOOT_LIMIT, log });
+            }
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
