@@ -5,7 +5,10 @@
 //! cores are slower than one after the other.
 
 use builder::lab::{Cluster, Images, LabError};
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// The images under test. They must exist: `roost test` builds them first.
 #[track_caller]
@@ -24,4 +27,19 @@ pub fn running_desktop(name: &str) -> Result<Cluster, LabError> {
     let cluster = Cluster::quietly(name, &images())?;
     cluster.start_vm()?;
     Ok(cluster)
+}
+
+/// Waits for a line of a log that has all of these words, and returns it.
+pub fn wait_for_log(log: &Path, words: &[&str], limit: Duration) -> Result<String, LabError> {
+    let end = std::time::Instant::now() + limit;
+    loop {
+        let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+        if let Some(line) = text.lines().find(|l| words.iter().all(|w| l.contains(w))) {
+            return Ok(line.to_owned());
+        }
+        if std::time::Instant::now() > end {
+            return Err(LabError::Timeout { what: format!("{words:?} in a log"), limit, log: log.to_owned() });
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
