@@ -1,13 +1,13 @@
 //! TLS listeners: accept, handshake within bounds, serve each connection in its own task, drain.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// A peer has so long for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -55,12 +55,20 @@ pub async fn serve<F, W>(
             let _place = place;
             match tokio::time::timeout(HANDSHAKE, handshake).await {
                 Ok(Ok(stream)) => work(stream, peer).await,
+                Ok(Err(error)) if is_refusal(&error) => info!(%peer, %error, "A peer does not trust this store"),
                 Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => debug!(%peer, "TLS handshake took too long"),
             }
         });
     }
     drain(tasks, grace).await;
+}
+
+/// Whether the peer broke off by an alert, as a node does whose seed names another cluster's CA: somebody waits for
+/// that node and looks here. Scanners and probes just go away.
+fn is_refusal(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(_)))
 }
 
 /// Resolves once the program is to stop.
