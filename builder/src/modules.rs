@@ -124,23 +124,36 @@ impl Kernel {
         Ok(())
     }
 
-    /// Firmware that these modules name: what the pool has, and problems for what nobody has and the recipe does not
-    /// give up on.
+    /// Firmware that these modules name: what the pool has; and as problems what nobody has and the recipe does not
+    /// give up on, and what it gives up on that no module names.
     pub fn firmware(&self, names: &BTreeSet<String>, pool: &Pool, recipe: &Modules) -> (BTreeSet<String>, Vec<String>) {
-        let absent = Glob::all(&recipe.firmware_absent).unwrap_or_default();
+        let mut absent: Vec<(Glob, bool)> =
+            Glob::all(&recipe.firmware_absent).unwrap_or_default().into_iter().map(|g| (g, false)).collect();
         let mut found = BTreeSet::new();
         let mut problems = Vec::new();
-        for (module, file) in names.iter().flat_map(|n| {
-            self.modules.get(n).into_iter().flat_map(move |m| m.info.firmware.iter().map(move |f| (n, f)))
-        }) {
+        for (module, file) in names.iter().flat_map(|n| self.firmware_of(n).iter().map(move |f| (n, f))) {
             let path = format!("/usr/lib/firmware/{file}");
             if pool.tree.exists(&path) {
                 found.insert(path);
-            } else if !absent.iter().any(|g| g.matches(file)) {
+                continue;
+            }
+            let mut excused = false;
+            for (_, used) in absent.iter_mut().filter(|(glob, _)| glob.matches(file)) {
+                (*used, excused) = (true, true);
+            }
+            if !excused {
                 problems.push(format!("firmware {file}: in no package, named by module {module}; add its package, or name it in modules.firmware-absent"));
             }
         }
+        let idle = recipe.firmware_absent.iter().zip(&absent).filter(|(_, (_, used))| !used);
+        problems.extend(
+            idle.map(|(text, _)| format!("modules.firmware-absent: '{text}' excuses no firmware: leave it out")),
+        );
         (found, problems)
+    }
+
+    fn firmware_of(&self, module: &str) -> &[String] {
+        self.modules.get(module).map_or(&[], |m| &m.info.firmware)
     }
 }
 
@@ -279,6 +292,23 @@ mod tests {
             problems,
             ["module virtio-bkl: neither in the kernel package nor built in; did you mean 'virtio_blk'?"]
         );
+    }
+
+    #[test]
+    fn firmware_is_taken_given_up_by_name_or_a_problem() {
+        let kernel = kernel(&[("nic", "firmware=a/1.bin firmware=a/2.bin firmware=b/1.bin"), ("other", "firmware=c")]);
+        let mut pool = Pool { tree: crate::pool::merged_tree(), duplicates: BTreeMap::new() };
+        let held = Entry::file(0o644, "bytes");
+        pool.tree.insert_with_parents("usr/lib/firmware/a/1.bin", held).expect("inserted");
+        let absent = vec!["b/*".to_owned(), "c".to_owned()];
+        let recipe = Modules { initrd: vec![], root: BTreeMap::new(), firmware_absent: absent };
+        let (found, problems) = kernel.firmware(&BTreeSet::from(["nic".to_owned()]), &pool, &recipe);
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["/usr/lib/firmware/a/1.bin"]);
+        let expect = [
+            "firmware a/2.bin: in no package, named by module nic; add its package, or name it in modules.firmware-absent",
+            "modules.firmware-absent: 'c' excuses no firmware: leave it out",
+        ];
+        assert_eq!(problems, expect);
     }
 
     #[test]
