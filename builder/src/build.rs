@@ -17,7 +17,7 @@ use crate::recipe::{Kind, Located};
 use crate::report::Report;
 use crate::rootfs::{self, Inputs};
 use crate::stamp::{self, Stamp};
-use crate::{apt, tarball};
+use crate::{apt, crates, tarball};
 
 /// Version of images built here.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -171,13 +171,27 @@ impl Build<'_> {
         let digest = stamp::inputs(self.located, &lock, programs, self.options.level)?;
         std::fs::create_dir_all(out).map_err(crate::error::at("create", out))?;
         Stamp::remove(out, self.name())?;
-        let inputs = Inputs { located: self.located, lock: &lock, programs, cache: self.cache, report: self.report };
+        let licences = self.licences(programs)?;
+        let inputs = Inputs {
+            located: self.located,
+            lock: &lock,
+            programs,
+            licences: &licences,
+            cache: self.cache,
+            report: self.report,
+        };
         let files = match self.located.recipe.kind {
             Kind::Node => self.node(&inputs)?,
             Kind::Guest => self.guest(&inputs)?,
         };
         Stamp::write(out, self.name(), digest, &files)?;
         Ok(true)
+    }
+
+    /// Terms of what is in the programs; empty without programs.
+    fn licences(&self, programs: &Built) -> Result<String> {
+        let names: Vec<&str> = programs.iter().map(|(name, _)| name).collect();
+        if names.is_empty() { Ok(String::new()) } else { crates::licences(&names, &programs::source_tree()) }
     }
 
     fn node(&self, inputs: &Inputs<'_>) -> Result<Vec<String>> {

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod checks;
 pub mod closure;
 pub mod commands;
+pub mod crates;
 pub mod deb;
 pub mod elf;
 pub mod error;

@@ -8,23 +8,23 @@ use std::path::Path;
 use image::{Content, Entry, Tree};
 
 use crate::accounts::{self, Accounts};
+use crate::crates;
 use crate::error::{Error, Result, at};
-use crate::programs::Built;
-use crate::recipe::Located;
+use crate::rootfs::Inputs;
 
 /// Origin of what comes from the recipe.
 pub const RECIPE: &str = "(recipe)";
 
-/// Puts everything of the recipe into the tree, times set to `epoch`.
-pub fn apply(located: &Located, programs: &Built, epoch: i64, tree: &mut Tree) -> Result<()> {
-    let recipe = &located.recipe;
+/// Puts everything of the recipe into the tree, times set to the lock's.
+pub fn apply(inputs: &Inputs<'_>, tree: &mut Tree) -> Result<()> {
+    let recipe = &inputs.located.recipe;
     let accounts = Accounts::of(recipe);
-    let mut put = Put { tree, epoch };
+    let mut put = Put { tree, epoch: inputs.epoch() };
     for d in &recipe.directories {
         let (uid, gid) = accounts.ids(&d.owner, &d.group);
         put.entry(&d.path, Entry::dir(d.mode.0 as u16).owned_by(uid, gid))?;
     }
-    put.folder(&located.rootfs())?;
+    put.folder(&inputs.located.rootfs())?;
     for f in &recipe.files {
         let (uid, gid) = accounts.ids(&f.owner, &f.group);
         put.entry(&f.path, Entry::file(f.mode.0 as u16, f.text.as_str()).owned_by(uid, gid))?;
@@ -36,7 +36,10 @@ pub fn apply(located: &Located, programs: &Built, epoch: i64, tree: &mut Tree) -
         put.entry(path, Entry::symlink(target.as_str()))?;
     }
     for program in &recipe.programs {
-        put.entry(&program.path, Entry::file(0o755, programs.content(&program.name)?))?;
+        put.entry(&program.path, Entry::file(0o755, inputs.programs.content(&program.name)?))?;
+    }
+    if !inputs.licences.is_empty() {
+        put.entry(crates::PATH, Entry::file(0o644, inputs.licences))?;
     }
     for p in &recipe.permissions {
         let entry = put.tree.get_mut(&p.path).ok_or_else(|| Error::Missing {

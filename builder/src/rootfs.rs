@@ -45,6 +45,8 @@ pub struct Inputs<'a> {
     pub lock: &'a Lock,
     /// Programs of this workspace.
     pub programs: &'a Built,
+    /// Terms of the crates in them (see [`crate::crates`]).
+    pub licences: &'a str,
     /// Where packages are cached.
     pub cache: &'a Cache,
     /// Who is told.
@@ -64,7 +66,8 @@ impl Inputs<'_> {
         Pool::open(&packages, self.cache)
     }
 
-    fn epoch(&self) -> i64 {
+    /// The time that every file made here gets.
+    pub(crate) fn epoch(&self) -> i64 {
         self.lock.epoch as i64
     }
 }
@@ -84,7 +87,7 @@ pub fn node(inputs: &Inputs<'_>) -> Result<Node> {
     let (wanted, firmware) = module_sets(recipe, modules, &kernel, &pool)?;
     let mut root = pick(recipe, &pool, &firmware)?;
     kernel.place(&wanted, &pool, &mut root, false)?;
-    overlay::apply(inputs.located, inputs.programs, inputs.epoch(), &mut root)?;
+    overlay::apply(inputs, &mut root)?;
     licences(&pool, &mut root);
     root.clamp_times(inputs.epoch());
     checks::check(recipe, &pool, &root)?;
@@ -112,7 +115,7 @@ pub fn guest(inputs: &Inputs<'_>) -> Result<Tree> {
     let pool = inputs.pool()?;
     let step = inputs.report.step("tree", None);
     let mut root = whole(recipe, &pool)?;
-    overlay::apply(inputs.located, inputs.programs, inputs.epoch(), &mut root)?;
+    overlay::apply(inputs, &mut root)?;
     root.clamp_times(inputs.epoch());
     step.end(&format!("{} entries, {}", root.len(), crate::report::megabytes(root.content_bytes())));
     generate::run(recipe, &mut root, inputs.epoch(), inputs.report)?;
