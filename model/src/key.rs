@@ -153,6 +153,14 @@ keys! {
     BALANCE_RANDOM: f64 = "l7r.loadbalancer.plugin.default.weight.random", "1";
     /// Seconds for which a user known to a router may reconnect while the store is away.
     GRANT_TTL: Duration = "l7r.grant.ttl", "43200";
+    /// Seconds after which a browser's login ends when nothing is done with it; an open desktop counts as use.
+    L7R_WEB_IDLE: Duration = "l7r.web.idle", "1800";
+    /// Seconds after which a browser's login ends whatever is done with it.
+    L7R_WEB_ABSOLUTE: Duration = "l7r.web.absolute", "43200";
+    /// Largest file, in MiB, that a browser may bring to a desktop; 0 allows none.
+    L7R_WEB_UPLOAD_MAX: u32 = "l7r.web.upload.max", "2048";
+    /// Whether a browser may take files from a desktop.
+    L7R_WEB_DOWNLOAD: bool = "l7r.web.download.enabled", "1";
     /// Memory of an OS flavour's machines when none is given, in MB.
     OSF_MEMORY: u32 = "osf.default.memory", "256";
     /// Whether an OS flavour's machines get a writable layer when nothing is said.

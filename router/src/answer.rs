@@ -11,6 +11,14 @@ use std::fmt::Write as _;
 pub enum Status {
     /// 200
     Ok,
+    /// 204
+    NoContent,
+    /// 206
+    Partial,
+    /// 302
+    Found,
+    /// 304
+    NotModified,
     /// 400
     BadRequest,
     /// 401
@@ -21,10 +29,16 @@ pub enum Status {
     NotFound,
     /// 408
     Timeout,
+    /// 409
+    Conflict,
+    /// 413
+    TooLarge,
     /// 422
     Unprocessable,
     /// 426
     UpgradeRequired,
+    /// 429
+    TooMany,
     /// 431
     HeadTooLarge,
     /// 500
@@ -33,6 +47,8 @@ pub enum Status {
     Unavailable,
     /// 505
     Version,
+    /// 507
+    NoRoom,
 }
 
 impl Status {
@@ -40,24 +56,37 @@ impl Status {
     pub fn line(self) -> &'static str {
         match self {
             Self::Ok => "200 OK",
+            Self::NoContent => "204 No Content",
+            Self::Partial => "206 Partial Content",
+            Self::Found => "302 Found",
+            Self::NotModified => "304 Not Modified",
             Self::BadRequest => "400 Bad Request",
             Self::Unauthorized => "401 Unauthorized",
             Self::Forbidden => "403 Forbidden",
             Self::NotFound => "404 Not Found",
             Self::Timeout => "408 Request Timeout",
+            Self::Conflict => "409 Conflict",
+            Self::TooLarge => "413 Content Too Large",
             Self::Unprocessable => "422 Unprocessable Entity",
             Self::UpgradeRequired => "426 Upgrade Required",
+            Self::TooMany => "429 Too Many Requests",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
             Self::Internal => "500 Internal Server Error",
             Self::Unavailable => "503 Service Unavailable",
             Self::Version => "505 HTTP Version Not Supported",
+            Self::NoRoom => "507 Insufficient Storage",
         }
     }
 
     /// What a person reads when there is nothing more precise to say.
     fn explanation(self) -> &'static str {
         match self {
-            Self::Ok => "The request succeeded.",
+            Self::Ok | Self::NoContent | Self::Partial | Self::NotModified => "The request succeeded.",
+            Self::Found => "What was asked for is elsewhere.",
+            Self::Conflict => "This is not possible now.",
+            Self::TooLarge => "The request is too large.",
+            Self::TooMany => "Too many requests came.",
+            Self::NoRoom => "There is no room left.",
             Self::BadRequest => "The request is malformed.",
             Self::Unauthorized => "A valid login and password are needed.",
             Self::Forbidden => "This is not allowed.",

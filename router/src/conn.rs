@@ -87,6 +87,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         self.buffer = self.buffer.split_off(len);
     }
 
+    /// Bytes of a body, at most `left`, as they come; none at the end of the stream. Cancel-safe.
+    pub async fn piece(&mut self, left: u64) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            self.fill().await?;
+        }
+        let take = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+        let rest = self.buffer.split_off(take);
+        Ok(std::mem::replace(&mut self.buffer, rest))
+    }
+
     /// Reads once into the buffer; 0 is the end.
     async fn fill(&mut self) -> io::Result<usize> {
         let Self { stream, buffer, .. } = self;

@@ -9,6 +9,7 @@ use crate::{
     noded::{Link, Noded},
     table::Table,
     tls,
+    web::Web,
 };
 use model::{HostId, key::Config, local::RouterConfig};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -41,6 +42,8 @@ pub struct Router {
     pub table: Arc<Table>,
     /// What users may do without the store.
     pub known: Known,
+    /// What pages for browsers share.
+    pub web: Web,
     /// Counts for the store.
     pub counters: Arc<Counters>,
     /// TLS between routers; none before the node has joined.
@@ -73,7 +76,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let (peers_sender, peers) = watch::channel(None);
     let room = Arc::new(Semaphore::new(options.max_connections));
     let bound = options.drain;
-    let router = Arc::new(Router { options, noded, table, known: Known::new()?, counters, peers, room });
+    let router =
+        Arc::new(Router { options, noded, table, known: Known::new()?, web: Web::new()?, counters, peers, room });
     let (drain, guard) = Drain::new();
 
     tokio::spawn(link.run());

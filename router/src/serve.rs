@@ -7,8 +7,8 @@
 //! | `/qvd/connect_to_vm` | registered 503, login 401, blocked 503, upgrade 426, id 422, parameters 403, VM 404 or 403, all else 503 | 102s, 101 |
 //! | `/qvd/stop_vm` | registered 503, login 401, blocked 503, id 422, VM 404 or 403, state 503, too slow 408 | 102s, 200 |
 //!
-//! Everything else is 404. Heads that are none end the connection with 400, 408, 431 or 505. Nothing here
-//! reads a body, so a request that announces one is the connection's last.
+//! `/` and `/web/…` are pages for browsers ([`crate::web`]). Everything else is 404. Heads that are none end the connection with 400, 408, 431 or 505. Only pages
+//! read a body; another request that announces one is the connection's last.
 
 use crate::{
     answer::{Answer, Status},
@@ -23,6 +23,7 @@ use crate::{
     router::Router,
     seek::{NoSession, Session, Wanted},
     session::Guest,
+    web,
 };
 use model::{
     key,
@@ -47,9 +48,6 @@ const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// And a question about a VM.
 const AWAIT_LIMIT: Duration = Duration::from_secs(12);
 
-/// What `GET /` shows until there are pages for browsers.
-const FRONT: &str = "This is a node of a virtual desktop cluster. Connect to it with a QVD client.\r\n";
-
 /// A client's connection after the TLS handshake.
 pub struct Client<'a, S> {
     router: &'a Router,
@@ -63,6 +61,7 @@ pub struct Client<'a, S> {
 enum Next {
     Answer(Answer),
     Session(Session),
+    Web(web::Next),
     Left,
 }
 
@@ -105,7 +104,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
             let mut answer = match next {
                 Next::Answer(answer) => answer,
                 Next::Session(session) => return carry(self.router, self.guard, self.conn, session).await,
-                Next::Left => return,
+                Next::Web(web::Next::Socket(upgrade)) => {
+                    return web::carry(self.router, self.guard, self.conn, *upgrade).await;
+                }
+                Next::Web(web::Next::Page(page)) => {
+                    if self.page(page, &request).await {
+                        continue;
+                    }
+                    return self.conn.close().await;
+                }
+                Next::Web(web::Next::Sent) => continue,
+                Next::Web(web::Next::Left) | Next::Left => return,
             };
             answer.close |= request.has_body() || request.has_token("connection", "close");
             let sent = self.conn.answer(&answer, request.method == "HEAD").await;
@@ -113,6 +122,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
                 return self.conn.close().await;
             }
         }
+    }
+
+    /// Sends a page; whether the connection goes on.
+    async fn page(&mut self, mut page: web::Page, request: &Request) -> bool {
+        page.close |= request.has_token("connection", "close");
+        let sent = self.conn.send(&page.bytes(request.method == "HEAD")).await;
+        sent.is_ok() && !page.close
     }
 
     /// The next request; what is none is answered, and is the connection's last word.
@@ -135,6 +151,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
     }
 
     async fn handle(&mut self, request: &Request) -> Next {
+        if web::is_ours(request) {
+            let (router, guard, address) = (self.router, self.guard, self.address);
+            return Next::Web(web::handle(web::Visit { router, guard, conn: &mut self.conn, address, request }).await);
+        }
         let result = match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/qvd/ping") => self.ping(),
             ("GET", "/qvd/list_of_vm") => self.list(request).await,
@@ -144,7 +164,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
                 Ok(answer) => Ok(answer),
             },
             ("GET", "/qvd/connect_to_vm") => return self.connect(request).await,
-            ("GET", "/") => Ok(Answer::text(Status::Ok, FRONT)),
             _ => Err(Answer::plain(Status::NotFound)),
         };
         result.unwrap_or_else(|refused| refused).into()
@@ -163,29 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
         let who = self.authenticate(request).await?;
         not_blocked(&node)?;
         running(&node)?;
-        Ok(Answer::vms(&self.vms(&who).await?))
-    }
-
-    async fn vms(&self, who: &LoggedIn) -> Result<Vec<VmEntry>, Refusal> {
-        let user = who.user;
-        match self.router.noded.call(Call::List { user }, LIST_LIMIT).await {
-            Reply::Vms(vms) => {
-                self.router.known.listed(user, &vms);
-                Ok(vms)
-            }
-            Reply::Refused(Refusal::StoreAway) => self.known_vms(who).ok_or(Refusal::StoreAway),
-            Reply::Refused(refusal) => Err(refusal),
-            other => Err(auth::unexpected(&other)),
-        }
-    }
-
-    /// The list as last seen, with the states that this node knows better.
-    fn known_vms(&self, who: &LoggedIn) -> Option<Vec<VmEntry>> {
-        let mut vms = self.router.known.vms(who.user)?;
-        for vm in &mut vms {
-            vm.state = self.router.table.guest(vm.vm).unwrap_or(vm.state);
-        }
-        Some(vms)
+        Ok(Answer::vms(&vms(self.router, &who).await?))
     }
 
     async fn connect(&mut self, request: &Request) -> Next {
@@ -254,6 +251,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
         let node = self.router.node().filter(|n| n.host.is_some());
         node.ok_or_else(|| Answer::text(Status::Unavailable, "Host is not registered in the database"))
     }
+}
+
+/// A user's VMs, from the store or, while that is away, as last listed.
+pub async fn vms(router: &Router, who: &LoggedIn) -> Result<Vec<VmEntry>, Refusal> {
+    let user = who.user;
+    match router.noded.call(Call::List { user }, LIST_LIMIT).await {
+        Reply::Vms(vms) => {
+            router.known.listed(user, &vms);
+            Ok(vms)
+        }
+        Reply::Refused(Refusal::StoreAway) => known_vms(router, who).ok_or(Refusal::StoreAway),
+        Reply::Refused(refusal) => Err(refusal),
+        other => Err(auth::unexpected(&other)),
+    }
+}
+
+/// The list as last seen, with the states that this node knows better.
+fn known_vms(router: &Router, who: &LoggedIn) -> Option<Vec<VmEntry>> {
+    let mut vms = router.known.vms(who.user)?;
+    for vm in &mut vms {
+        vm.state = router.table.guest(vm.vm).unwrap_or(vm.state);
+    }
+    Some(vms)
 }
 
 fn not_blocked(node: &RouterConfig) -> Result<(), Answer> {

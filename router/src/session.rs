@@ -84,7 +84,8 @@ pub async fn open(router: &Router, place: Place, open: &Open) -> Result<(Guest, 
     }
 }
 
-async fn try_open(router: &Router, place: Place, open: &Open) -> Result<(Guest, OpenInfo), NotOpened> {
+/// Opens a session, or a connection beside one; one try.
+pub async fn try_open(router: &Router, place: Place, open: &Open) -> Result<(Guest, OpenInfo), NotOpened> {
     if router.host() == Some(place.host) {
         let (stream, info) = open_here(&router.options.session_socket, open).await?;
         return Ok((Guest::Here(stream), info));

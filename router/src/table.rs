@@ -59,6 +59,11 @@ impl Table {
         concerned.inspect(|e| drop(e.abort.send_replace(Some(reason.to_owned())))).count()
     }
 
+    /// Whether a client of this router has the VM.
+    pub fn is_held(&self, vm: VmId) -> bool {
+        self.lock().sessions.values().any(|e| e.acquired && e.report.vm == vm)
+    }
+
     /// The sessions to tell of after a reconnection.
     pub fn reports(&self) -> Vec<SessionReport> {
         let inner = self.lock();

@@ -110,6 +110,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         heard.ok().and_then(Result::ok).unwrap_or(Heard { pong: None, over: true })
     }
 
+    /// Puts framed bytes before the goodbye of [`Socket::close`].
+    pub fn queue(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     /// Ends the connection with a reason; a client that does not take it does not get it.
     pub async fn close(mut self, code: u16, reason: &str) {
         let goodbye = async {

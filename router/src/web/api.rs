@@ -1,0 +1,230 @@
+//! Log in and out, list, start, stop.
+
+use super::{Visit, Web, assets, done, fault::Fault, logins, page::Page, visit};
+use crate::{
+    answer::Status,
+    auth,
+    conn::Left,
+    head::Request,
+    progress::Step,
+    query::Query,
+    random,
+    seek::{Client, NoSession, Seeking},
+    serve,
+};
+use model::{
+    VmId,
+    local::RouterConfig,
+    state::HostState,
+    sync::{Call, LoggedIn, Refusal, Reply, Secret, VmEntry},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use zeroize::Zeroizing;
+
+/// The store answers within this time.
+const STORE_LIMIT: Duration = Duration::from_secs(12);
+
+#[derive(Deserialize)]
+struct LoginForm {
+    user: String,
+    password: Zeroizing<String>,
+    /// One-time code, for accounts that have one; it travels behind the password, as QVD's plug-in takes it.
+    #[serde(default)]
+    code: Zeroizing<String>,
+}
+
+#[derive(Deserialize)]
+struct LogoutForm {
+    #[serde(default)]
+    everywhere: bool,
+}
+
+/// Sets the language and goes back to the front page.
+pub fn language(request: &Request) -> Page {
+    let query = Query::parse(&request.query);
+    let wanted = assets::LANGUAGES.into_iter().find(|l| query.get("to") == Some(l)).unwrap_or("en");
+    let cookie = format!("{}={wanted}; Path=/; Max-Age=31536000; Secure; HttpOnly; SameSite=Strict", visit::LANGUAGE);
+    Page::new(Status::Found).header("Set-Cookie", &cookie).header("Location", "/").header("Cache-Control", "no-store")
+}
+
+/// Whether this node takes users.
+pub fn open_for_users(node: Option<Arc<RouterConfig>>) -> Result<(), Fault> {
+    let node = node.filter(|n| n.host.is_some()).ok_or(Fault::NotRegistered)?;
+    match node.state {
+        _ if node.blocked => Err(Fault::Maintenance),
+        HostState::Running => Ok(()),
+        state => Err(Fault::NodeState(state.to_string())),
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
+    /// Logs in.
+    pub async fn login(&mut self) -> Result<Page, Fault> {
+        visit::same_origin(self.request)?;
+        let form: LoginForm = self.json().await?;
+        open_for_users(self.router.node())?;
+        let (now, web) = (Instant::now(), &self.router.web);
+        if let Some(wait) = web.throttle().wait(&form.user, self.address, now) {
+            return Err(Fault::Slow(wait.as_secs() + 1));
+        }
+        self.router.counters.auth_attempts.count();
+        let who = self.check(&form).await?;
+        self.router.counters.auth_ok.count();
+        let cookie = random::bytes::<32>().map_err(|e| Fault::Ours(e.to_string()))?;
+        let limits = Web::limits(self.router);
+        let old = visit::token(self.request);
+        let visitor = {
+            let mut logins = web.logins();
+            logins.sweep(limits, now);
+            // One who logs in again in the same browser has not two logins.
+            if let Some(old) = old.and_then(|old| logins.visitor(&old, limits, false, now)) {
+                logins.end(&old.id);
+            }
+            logins.begin(&cookie, who, now);
+            logins.visitor(&cookie, limits, true, now).ok_or(Fault::NoLogin)?
+        };
+        tracing::info!(user = %visitor.who.user, client = %self.address, "A browser logged in");
+        let cookie = format!("{}={}; Path=/; Secure; HttpOnly; SameSite=Strict", visit::LOGIN, logins::hex(&cookie));
+        Ok(self.about(&visitor).header("Set-Cookie", &cookie))
+    }
+
+    async fn check(&self, form: &LoginForm) -> Result<LoggedIn, Fault> {
+        let (router, web) = (self.router, &self.router.web);
+        let password = Zeroizing::new(format!("{}{}", *form.password, *form.code));
+        let secret = Secret(password.to_string());
+        let call = Call::Login { login: form.user.clone(), password: secret, client: self.address.to_string() };
+        match router.noded.call(call, Duration::from_secs(20)).await {
+            Reply::LoggedIn(who) => {
+                web.throttle().succeeded(&form.user);
+                router.known.learn(&form.user, &password, &who, router.config().get(&model::key::GRANT_TTL));
+                Ok(who)
+            }
+            Reply::Refused(Refusal::StoreAway) => router.known.verify(&form.user, &password).ok_or(Fault::StoreAway),
+            Reply::Refused(Refusal::BadLogin) => {
+                web.throttle().failed(&form.user, self.address, Instant::now());
+                router.known.forget(&form.user, &password);
+                tracing::info!(login = form.user, client = %self.address, "A login was refused");
+                Err(Fault::Login)
+            }
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => Err(auth::unexpected(&other).into()),
+        }
+    }
+
+    /// Who is logged in, and what the page needs to go on.
+    pub fn session(&self) -> Result<Page, Fault> {
+        Ok(self.about(&visit::visitor(self.router, self.request)?))
+    }
+
+    fn about(&self, visitor: &logins::Visitor) -> Page {
+        let token = self.router.web.logins().csrf(&visitor.id);
+        let limit = self.router.config().get(&model::key::L7R_WEB_UPLOAD_MAX);
+        Page::json(
+            Status::Ok,
+            &json!({
+                "user": visitor.who.login,
+                "token": token,
+                "left": visitor.left.as_secs(),
+                "viewer": assets::NOVNC,
+                "uploadMax": u64::from(limit) << 20,
+            }),
+        )
+    }
+
+    /// Logs out, here or everywhere.
+    pub async fn logout(&mut self) -> Result<Page, Fault> {
+        let visitor = visit::changer(self.router, self.request)?;
+        let form: LogoutForm = self.json().await?;
+        let mut logins = self.router.web.logins();
+        if form.everywhere {
+            let ended = logins.end_all(visitor.who.user);
+            tracing::info!(user = %visitor.who.user, ended, "A user logged out everywhere");
+        } else {
+            logins.end(&visitor.id);
+        }
+        let gone = format!("{}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict", visit::LOGIN);
+        Ok(done().header("Set-Cookie", &gone))
+    }
+
+    /// The user's desktops.
+    pub async fn desktops(&mut self) -> Result<Page, Fault> {
+        let visitor = visit::visitor(self.router, self.request)?;
+        self.router.counters.http_requests.count();
+        let vms = serve::vms(self.router, &visitor.who).await?;
+        let notice = open_for_users(self.router.node()).err().map(|f| f.json());
+        let cards: Vec<Value> = vms.iter().map(|vm| self.card(vm)).collect();
+        Ok(Page::json(Status::Ok, &json!({ "desktops": cards, "notice": notice })))
+    }
+
+    fn card(&self, vm: &VmEntry) -> Value {
+        let here = self.router.table.is_held(vm.vm);
+        json!({ "id": vm.vm.0, "name": vm.name, "state": vm.state.as_str(), "blocked": vm.blocked, "held": here })
+    }
+
+    /// `/web/desktops/N/VERB`.
+    pub async fn change_desktop(&mut self, path: &str) -> Result<Page, Fault> {
+        let visitor = visit::changer(self.router, self.request)?;
+        let _nothing: Value = self.json().await?;
+        let rest = path.strip_prefix("/web/desktops/").ok_or(Fault::NoAddress)?;
+        let (id, verb) = rest.split_once('/').ok_or(Fault::NoAddress)?;
+        let vm = VmId(id.parse().map_err(|_| Fault::NoDesktop)?);
+        match verb {
+            "ticket" => self.ticket(&visitor, vm),
+            "start" => self.start(visitor.who, vm).await,
+            "stop" => self.stop(visitor.who, vm).await,
+            _ => Err(Fault::NoAddress),
+        }
+    }
+
+    fn ticket(&self, visitor: &logins::Visitor, vm: VmId) -> Result<Page, Fault> {
+        open_for_users(self.router.node())?;
+        let ticket = random::bytes::<32>().map_err(|e| Fault::Ours(e.to_string()))?;
+        self.router.web.logins().give_ticket(&visitor.id, &ticket, vm, Instant::now());
+        Ok(Page::json(Status::Ok, &json!({ "ticket": logins::hex(&ticket) })))
+    }
+
+    /// Makes the cluster want the desktop running, and lets go of it.
+    async fn start(&mut self, who: LoggedIn, vm: VmId) -> Result<Page, Fault> {
+        open_for_users(self.router.node())?;
+        let (router, guard, address) = (self.router, self.guard, self.address);
+        let mut seeking = Seeking { router, guard, who, address, client: Silent };
+        match seeking.hold(vm).await {
+            Ok(_let_go_at_once) => Ok(done()),
+            Err(NoSession::Denied(denied)) => Err(denied.into()),
+            Err(NoSession::Left) => Err(Fault::Malformed),
+        }
+    }
+
+    async fn stop(&mut self, who: LoggedIn, vm: VmId) -> Result<Page, Fault> {
+        match self.router.noded.call(Call::StopVm { user: who.user, vm }, STORE_LIMIT).await {
+            Reply::Stopping => Ok(done()),
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => Err(auth::unexpected(&other).into()),
+        }
+    }
+}
+
+/// One who only starts a desktop hears nothing on the way.
+struct Silent;
+
+impl Client for Silent {
+    fn say(&mut self, _: Step) {}
+
+    async fn tell_when_due(&mut self) -> Result<(), Left> {
+        Ok(())
+    }
+
+    async fn tell_now(&mut self) -> Result<(), Left> {
+        Ok(())
+    }
+
+    async fn attend<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Left> {
+        Ok(work.await)
+    }
+}

@@ -1,0 +1,308 @@
+//! One desktop in one browser: from the WebSocket's upgrade to its last byte.
+//!
+//! ```text
+//! texts to the page:   {"step":"starting"}…   {"open":true,"resumed":…}   {"tick":1}…   {"fault":{…}}
+//! binary both ways:    RFB, from `open` on
+//! ```
+
+use super::{
+    Next, Web,
+    api::open_for_users,
+    fault::Fault,
+    logins::{self, Visitor},
+    visit,
+};
+use crate::{
+    conn::{Conn, Left},
+    drain::{self, Guard},
+    head::Request,
+    progress::Step,
+    query::Query,
+    router::Router,
+    seek::{Client, NoSession, Seeking, Session, Wanted},
+    session::{Guest, Place},
+    ws::{self, End, Socket},
+};
+use model::{UserId, VmId, grant::SignedGrant, key, local::SessionKind};
+use serde_json::{Value, json};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Close codes; see docs/decisions/006-browser.md.
+mod code {
+    pub const ENDED: u16 = 1000;
+    pub const ROUTER_ENDS: u16 = 1001;
+    pub const BROKEN: u16 = 1011;
+    pub const TAKEN_OVER: u16 = 4001;
+    pub const CUT: u16 = 4002;
+    pub const LOGIN_OVER: u16 = 4003;
+    /// There was no session to begin with; the fault was told.
+    pub const DENIED: u16 = 4004;
+}
+
+/// What opens further connections to guests whose desktops are open here.
+#[derive(Default)]
+pub struct Desks(Mutex<HashMap<(UserId, VmId), Vec<Desk>>>);
+
+/// One open desktop.
+#[derive(Clone)]
+pub struct Desk {
+    session: u64,
+    login: [u8; 32],
+    /// Where the guest is.
+    pub place: Place,
+    /// The store's word.
+    pub grant: SignedGrant,
+}
+
+impl Desks {
+    fn add(&self, owner: (UserId, VmId), desk: Desk) {
+        self.lock().entry(owner).or_default().push(desk);
+    }
+
+    fn remove(&self, owner: (UserId, VmId), session: u64) {
+        let mut desks = self.lock();
+        if let Some(open) = desks.get_mut(&owner) {
+            open.retain(|d| d.session != session);
+            if open.is_empty() {
+                desks.remove(&owner);
+            }
+        }
+    }
+
+    /// The open desktop of this login, if there is one.
+    pub fn find(&self, visitor: &Visitor, vm: VmId) -> Option<Desk> {
+        let desks = self.lock();
+        desks.get(&(visitor.who.user, vm))?.iter().find(|d| d.login == visitor.id).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(UserId, VmId), Vec<Desk>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that may become a desktop.
+pub struct Upgrade {
+    answer: String,
+    visitor: Visitor,
+    wanted: Wanted,
+    address: IpAddr,
+}
+
+/// Checks the upgrade: page, login and ticket.
+pub fn upgrade(router: &Router, request: &Request, address: IpAddr) -> Result<Next, Fault> {
+    let answer = ws::accept(request).map_err(|_| Fault::Malformed)?;
+    visit::same_origin(request)?;
+    let visitor = visit::visitor(router, request)?;
+    let query = Query::parse(&request.query);
+    let ticket = query.get("ticket").and_then(logins::unhex).ok_or(Fault::Forged)?;
+    let vm = router.web.logins().take_ticket(&visitor.id, &ticket, Instant::now()).ok_or(Fault::Forged)?;
+    let wanted = Wanted { vm, kind: SessionKind::Vnc, params: params(&query) };
+    Ok(Next::Socket(Box::new(Upgrade { answer, visitor, wanted, address })))
+}
+
+/// What the agent is told of the browser. Values out of bounds are left out.
+fn params(query: &Query) -> Vec<(String, String)> {
+    let mut params = vec![("qvd.client.os", "browser".to_owned()), ("qvd.client.link", "lan".to_owned())];
+    params.extend(geometry(query).map(|g| ("qvd.client.geometry", g)));
+    let layout = |l: &&str| (1..=12).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    params.extend(query.get("layout").filter(layout).map(|l| ("qvd.client.keyboard", format!("pc105/{l}"))));
+    params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn geometry(query: &Query) -> Option<String> {
+    let (w, h): (u32, u32) = (query.get("w")?.parse().ok()?, query.get("h")?.parse().ok()?);
+    let legal = (320..=7680).contains(&w) && (240..=4320).contains(&h);
+    legal.then(|| format!("{}x{}", w & !1, h & !1))
+}
+
+/// A page that waits for its desktop.
+struct Waiting<S> {
+    socket: Socket<S>,
+    pending: Option<&'static str>,
+    told: Option<&'static str>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client for Waiting<S> {
+    fn say(&mut self, step: Step) {
+        self.pending = Some(step.name());
+    }
+
+    async fn tell_when_due(&mut self) -> Result<(), Left> {
+        // A page takes any number of messages, and by one that repeats it knows that we live.
+        let step = self.pending.take().or(self.told).unwrap_or("acquired");
+        self.told = Some(step);
+        self.socket.say(&json!({ "step": step }).to_string()).await.map_err(|_| Left)
+    }
+
+    async fn tell_now(&mut self) -> Result<(), Left> {
+        self.tell_when_due().await
+    }
+
+    async fn attend<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Left> {
+        self.socket.attend(work).await
+    }
+}
+
+/// How a desktop ended.
+enum Ended {
+    ByItself(End),
+    Aborted(String),
+    LoginOver,
+    RouterEnds,
+}
+
+/// Answers the upgrade and carries the desktop until it ends.
+pub async fn carry<S>(router: &Router, guard: &Guard, mut conn: Conn<S>, upgrade: Upgrade)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Upgrade { answer, visitor, wanted, address } = upgrade;
+    if conn.send(answer.as_bytes()).await.is_err() {
+        return;
+    }
+    let (stream, ahead) = conn.into_parts();
+    let client = Waiting { socket: Socket::new(stream), pending: None, told: None };
+    if !ahead.is_empty() {
+        // No browser speaks before it has the answer.
+        return client.socket.close(1002, "").await;
+    }
+    let mut seeking = Seeking { router, guard, who: visitor.who.clone(), address, client };
+    let sought = async {
+        open_for_users(router.node())?;
+        let seek = Box::pin(seeking.seek(wanted.clone()));
+        tokio::select! {
+            sought = seek => Ok(sought),
+            () = visitor.over.wait() => Err(Fault::NoLogin),
+        }
+    };
+    let sought = sought.await;
+    let socket = seeking.client.socket;
+    match sought {
+        Ok(Ok(session)) => session_of(router, guard, socket, session, &visitor, wanted.vm).await,
+        Ok(Err(NoSession::Left)) => {}
+        Ok(Err(NoSession::Denied(denied))) => tell(socket, denied.into()).await,
+        Err(fault) => tell(socket, fault).await,
+    }
+}
+
+/// There is no session: says why.
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>, fault: Fault) {
+    let code = if fault == Fault::NoLogin { code::LOGIN_OVER } else { code::DENIED };
+    let _gone = socket.say(&json!({ "fault": fault.json() }).to_string()).await;
+    socket.close(code, fault.code()).await;
+}
+
+async fn session_of<S: AsyncRead + AsyncWrite + Unpin>(
+    router: &Router,
+    guard: &Guard,
+    mut socket: Socket<S>,
+    session: Session,
+    visitor: &Visitor,
+    vm: VmId,
+) {
+    let Session { guest, live, since, acquired, resumed } = session;
+    let owner = (visitor.who.user, vm);
+    let place = Place { host: acquired.host, address: acquired.address.into() };
+    let desk = Desk { session: live.id(), login: visitor.id, place, grant: acquired.grant };
+    if socket.say(&json!({ "open": true, "resumed": resumed }).to_string()).await.is_err() {
+        return;
+    }
+    router.web.desks.add(owner, desk);
+    let id = live.id();
+    let _removed = at_end(|| router.web.desks.remove(owner, id));
+    let touch = || {
+        let limits = Web::limits(router);
+        router.web.logins().touch(&visitor.id, limits, Instant::now());
+    };
+    let relayed = async {
+        match guest {
+            Guest::Here(mut guest) => socket.relay(&mut guest, touch).await,
+            Guest::There(mut guest) => socket.relay(&mut *guest, touch).await,
+        }
+    };
+    let ended = tokio::select! {
+        (totals, end) = relayed => (Some(totals), Ended::ByItself(end)),
+        reason = live.aborted() => (None, Ended::Aborted(reason)),
+        () = visitor.over.wait() => (None, Ended::LoginOver),
+        () = guard.cut() => (None, Ended::RouterEnds),
+    };
+    if since.elapsed() < router.config().get(&key::SHORT_SESSION) {
+        router.counters.short_sessions.count();
+    }
+    let (totals, ended) = ended;
+    let (code, fault) = words(ended);
+    let seconds = since.elapsed().as_secs();
+    tracing::info!(session = id, guest = %vm, seconds, totals = ?totals, code, "A browser's session ended");
+    drop(live);
+    if let Some(fault) = fault {
+        // The close frame's reason is too short for words of an administrator.
+        let text = ws::frame::message(ws::frame::Opcode::Text, json!({ "fault": fault }).to_string().as_bytes());
+        socket.queue(&text);
+    }
+    socket.close(code, "").await;
+}
+
+/// What the page hears of the end.
+fn words(ended: Ended) -> (u16, Option<Value>) {
+    match ended {
+        Ended::ByItself(End::Guest) => (code::ENDED, None),
+        Ended::ByItself(End::GuestBroke(_)) => (code::BROKEN, None),
+        Ended::ByItself(End::Client | End::Silent) => (code::ENDED, None),
+        Ended::ByItself(End::Violation(violation)) => (violation.code(), None),
+        Ended::LoginOver => (code::LOGIN_OVER, Some(Fault::NoLogin.json())),
+        Ended::RouterEnds => (code::ROUTER_ENDS, None),
+        Ended::Aborted(reason) if reason == drain::REASON => (code::ROUTER_ENDS, None),
+        Ended::Aborted(reason) => {
+            let fault = Fault::of_abort(reason);
+            let code = if fault == Fault::TakenOver { code::TAKEN_OVER } else { code::CUT };
+            (code, Some(fault.json()))
+        }
+    }
+}
+
+/// Runs when it is dropped, also by a panic.
+fn at_end<F: FnMut()>(run: F) -> impl Drop {
+    struct Guarded<F: FnMut()>(F);
+    impl<F: FnMut()> Drop for Guarded<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    Guarded(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(query: &str, expect: &[&str]) {
+        let params = params(&Query::parse(query));
+        let values: Vec<_> = params.iter().skip(2).map(|(_, v)| v.as_str()).collect();
+        assert_eq!(values, expect, "{query}");
+    }
+
+    #[test]
+    fn only_sane_sizes_and_layouts_reach_the_agent() {
+        check("w=1281&h=800&layout=es", &["1280x800", "pc105/es"]);
+        check("w=10&h=800", &[]);
+        check("w=99999&h=800&layout=../x", &[]);
+        check("w=1280&layout=", &[]);
+    }
+
+    #[test]
+    fn the_page_hears_why_its_desktop_ended() {
+        let taken = Ended::Aborted(model::sync::TAKEN_OVER.to_owned());
+        assert_eq!(words(taken).0, 4001);
+        let (code, fault) = words(Ended::Aborted("maintenance at noon".to_owned()));
+        assert_eq!((code, fault.expect("told")["detail"].as_str()), (4002, Some("maintenance at noon")));
+        assert_eq!(words(Ended::Aborted(drain::REASON.to_owned())).0, 1001);
+        assert_eq!(words(Ended::LoginOver).0, 4003);
+    }
+}
