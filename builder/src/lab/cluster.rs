@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::{
     io::Read,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Login of the demo's user.
@@ -55,13 +55,22 @@ pub struct Cluster {
 impl Cluster {
     /// Starts store and node, and adds OS flavour, image, user and VM while the node boots. `step` hears what is done.
     pub fn start(lab: Lab, images: &Images, firmware: Firmware, step: &mut dyn FnMut(&str)) -> Result<Self, LabError> {
+        Self::start_on(lab, images, Boot::new(&images.node).firmware(firmware), firmware, step)
+    }
+
+    fn start_on(
+        lab: Lab,
+        images: &Images,
+        boot: Boot,
+        firmware: Firmware,
+        step: &mut dyn FnMut(&str),
+    ) -> Result<Self, LabError> {
         let store = lab.store()?;
         step("the store runs");
         let seed = store.seed("node1")?;
-        let node = lab.boot(Boot::new(&images.node).firmware(firmware).seed(seed))?;
+        let node = lab.boot(boot.seed(seed))?;
         step("the node's power is on");
-        let password = password()?;
-        let vm = populate(&store, images, &password, step)?;
+        let Desktop { vm, password } = Desktop::add(&store, images, step)?;
         let mut cluster = Self {
             lab,
             store,
@@ -83,28 +92,15 @@ impl Cluster {
         Self::start(Lab::new(name)?, images, Firmware::Direct, &mut |_| {})
     }
 
-    /// Waits until the store sees the node running.
+    /// The same, with a node that takes faults: see [`Machine::chaos`].
+    pub fn with_faults(name: &str, images: &Images) -> Result<Self, LabError> {
+        let boot = Boot::new(&images.node).firmware(Firmware::Direct).chaos();
+        Self::start_on(Lab::new(name)?, images, boot, Firmware::Direct, &mut |_| {})
+    }
+
+    /// Waits until the store sees the node running; returns its row.
     pub fn wait_ready(&mut self) -> Result<Value, LabError> {
-        let end = Instant::now() + BOOT_LIMIT;
-        loop {
-            let row = self.store.one("host", "name=node1")?;
-            if row["state"] == "running" {
-                return Ok(row);
-            }
-            let log = self.node.console().log().to_owned();
-            if let Some(status) = self.node.process().ended() {
-                let program = "the node".to_owned();
-                return Err(LabError::Ended { program, status: status.to_string(), what: "Ready".to_owned(), log });
-            }
-            if Instant::now() > end {
-                return Err(LabError::Timeout {
-                    what: format!("the node's Ready (the store sees: {row})"),
-                    limit: BOOT_LIMIT,
-                    log,
-                });
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        self.store.wait_ready(&mut self.node)
     }
 
     /// Starts the VM and waits until it runs; returns its row.
@@ -134,18 +130,30 @@ impl Cluster {
     }
 }
 
-/// Adds what a desktop needs, as an administrator does; returns the VM's id.
-fn populate(store: &Store, images: &Images, password: &str, step: &mut dyn FnMut(&str)) -> Result<u32, LabError> {
-    store.qa(&["osf", "add", "name=demo", "memory=768m", "user_storage_size=1g"])?;
-    let path = format!("path={}", images.guest.display());
-    let said = store.qa(&["di", "add", &path, "osf=demo"])?;
-    step("the disk image is in the store");
-    let di = last_number(&said)?;
-    store.qa(&["di", "tag", &format!("di_id={di}"), "tag=default"])?;
-    store.qa_with_input(&["user", "add", &format!("login={USER}")], password)?;
-    let said = store.qa(&["vm", "add", &format!("name={VM}"), &format!("user={USER}"), "osf=demo"])?;
-    step("user and desktop are added");
-    last_number(&said)
+/// The demo's desktop and its user.
+#[derive(Clone, Debug)]
+pub struct Desktop {
+    /// Id of the VM, whose name is [`VM`].
+    pub vm: u32,
+    /// Password of [`USER`], made for this store.
+    pub password: String,
+}
+
+impl Desktop {
+    /// Adds what a desktop needs, as an administrator does: OS flavour, image, user and VM.
+    pub fn add(store: &Store, images: &Images, step: &mut dyn FnMut(&str)) -> Result<Self, LabError> {
+        let password = password()?;
+        store.qa(&["osf", "add", "name=demo", "memory=768m", "user_storage_size=1g"])?;
+        let path = format!("path={}", images.guest.display());
+        let said = store.qa(&["di", "add", &path, "osf=demo"])?;
+        step("the disk image is in the store");
+        let di = last_number(&said)?;
+        store.qa(&["di", "tag", &format!("di_id={di}"), "tag=default"])?;
+        store.qa_with_input(&["user", "add", &format!("login={USER}")], &password)?;
+        let said = store.qa(&["vm", "add", &format!("name={VM}"), &format!("user={USER}"), "osf=demo"])?;
+        step("user and desktop are added");
+        Ok(Self { vm: last_number(&said)?, password })
+    }
 }
 
 /// The id in `... added with id N`.

@@ -40,8 +40,17 @@ impl Desk {
 
     /// Opens the desktop on the screen and waits for its picture.
     pub fn open(&self, client: &Client, vm: u32) -> Result<NxProxy, LabError> {
+        self.open_with(client, vm, "")
+    }
+
+    /// The same; sound that the desktop plays goes to this port of this host. The VM needs `vma.audio.enable=1`.
+    pub fn open_with_sound(&self, client: &Client, vm: u32, port: u16) -> Result<NxProxy, LabError> {
+        self.open_with(client, vm, &format!(",media={port}"))
+    }
+
+    fn open_with(&self, client: &Client, vm: u32, options: &str) -> Result<NxProxy, LabError> {
         let (_, session) = client.session(vm, &PARAMS)?;
-        let mut proxy = NxProxy::start(&self.lab, &self.display, session)?;
+        let mut proxy = NxProxy::start(&self.lab, &self.display, session, options)?;
         // Wallpaper, panel and icons have many colours, a bare root window few.
         self.display.wait_settled("the desktop's picture", |colours| colours > 200, proxy.process())?;
         Ok(proxy)

@@ -110,8 +110,8 @@ pub struct NxProxy {
 }
 
 impl NxProxy {
-    /// Connects `nxproxy -S` on `display` to the session.
-    pub fn start(lab: &Lab, display: &Display, session: Box<Session>) -> Result<Self, LabError> {
+    /// Connects `nxproxy -S` on `display` to the session, with more NX options (each begins with a comma).
+    pub fn start(lab: &Lab, display: &Display, session: Box<Session>, options: &str) -> Result<Self, LabError> {
         let peer = || "the NX client".to_owned();
         let listener =
             TcpListener::bind("127.0.0.1:0").map_err(|source| LabError::Connection { peer: peer(), source })?;
@@ -121,7 +121,7 @@ impl NxProxy {
         file("make", &home, std::fs::create_dir_all)?;
         let mut command = display.command("nxproxy");
         command.env("NX_HOME", &home).env("HOME", &home).arg("-S");
-        command.arg(format!("nx/nx,connect=tcp:127.0.0.1:{},retry=5:{}", address.port(), display.number));
+        command.arg(format!("nx/nx,connect=tcp:127.0.0.1:{},retry=5{options}:{}", address.port(), display.number));
         Ok(Self { process: Process::start("nxproxy", lab.path("nxproxy.log"), &mut command)? })
     }
 

@@ -99,6 +99,7 @@ impl Boot {
 /// A running machine. Dropping it is pulling its plug.
 #[derive(Debug)]
 pub struct Machine {
+    name: String,
     process: Process,
     console: Console,
     qmp: PathBuf,
@@ -124,6 +125,7 @@ impl Machine {
         let qmp = files.qmp.clone();
         process.wait_until("QEMU's control socket", Duration::from_secs(20), || qmp.exists().then_some(()))?;
         Ok(Self {
+            name: boot.name,
             process,
             console: Console::at(files.console),
             qmp: files.qmp,
@@ -131,6 +133,11 @@ impl Machine {
             router_port,
             started,
         })
+    }
+
+    /// Its name in the lab.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its serial console.

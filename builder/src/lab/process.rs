@@ -89,6 +89,15 @@ impl Process {
         asked && self.wait_end(limit)
     }
 
+    /// Kills it (SIGKILL) and waits for its end.
+    pub fn kill(&mut self) {
+        if self.ended().is_none() {
+            // Either call fails only when the process is gone already, which is what is wanted.
+            let _gone = self.child.kill();
+            let _reaped = self.child.wait();
+        }
+    }
+
     /// Waits for its end. True when it came within `limit`.
     pub fn wait_end(&mut self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
@@ -104,11 +113,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ended().is_none() {
-            // Either call fails only when the process is gone already, which is what is wanted.
-            let _gone = self.child.kill();
-            let _reaped = self.child.wait();
-        }
+        self.kill();
     }
 }
 
