@@ -25,7 +25,7 @@ async function enter(session, justLoggedIn) {
   $("licences").hidden = !document.body.dataset.viewer;
   const desktops = await refresh();
   if (justLoggedIn && desktops?.length === 1 && !desktops[0].blocked) open(desktops[0]);
-  else if (justLoggedIn) $("main").focus();
+  else if (justLoggedIn) $("main").focus({ preventScroll: true });
 }
 
 function open(desktop) {

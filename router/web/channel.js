@@ -70,7 +70,8 @@ export class Channel {
     this.#ended = null;
     clearTimeout(this.#timer);
     this.#socket.close();
-    this.onclose?.({ code, reason: "", wasClean: code === 1000 });
+    // The page first: it keeps the last picture, which the viewer takes away.
     ended(code, this.#fault);
+    this.onclose?.({ code, reason: "", wasClean: true });
   }
 }

@@ -90,9 +90,10 @@ function told(word) {
 
 function opened(resumed) {
   step("connecting");
-  rfb?.disconnect();
   $("screen").replaceChildren();
-  rfb = new RFB($("screen"), channel, { shared: true });
+  const mine = new RFB($("screen"), channel, { shared: true });
+  rfb = mine;
+  rfb.addEventListener("disconnect", () => rfb === mine && (rfb = undefined));
   rfb.background = "#1d252c";
   rfb.focusOnClick = true;
   applySettings();
@@ -138,6 +139,13 @@ function ended(code, fault) {
 
 /** The last picture stays, under a banner, while the node is sought again. */
 function lost() {
+  const canvas = $("screen").querySelector("canvas:not(.still)");
+  if (canvas?.width) {
+    const still = make("canvas", { className: "still", width: canvas.width, height: canvas.height });
+    still.getContext("2d").drawImage(canvas, 0, 0);
+    $("screen").querySelector(".still")?.remove();
+    $("screen").prepend(still);
+  }
   const pause = PAUSES[Math.min(tries++, PAUSES.length - 1)];
   const at = Date.now() + pause * 1000;
   $("banner").hidden = began === undefined;
@@ -154,9 +162,8 @@ function lost() {
 function leave() {
   closing = true;
   began = undefined;
-  rfb?.disconnect();
-  channel?.close();
-  rfb = undefined;
+  if (rfb) rfb.disconnect();
+  else channel?.close();
   $("screen").replaceChildren();
   if (document.fullscreenElement) document.exitFullscreen();
   cover({ title: t("left"), text: t("leftHint"), go: t("connect") });

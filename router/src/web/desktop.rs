@@ -124,20 +124,25 @@ fn geometry(query: &Query) -> Option<String> {
 /// A page that waits for its desktop.
 struct Waiting<S> {
     socket: Socket<S>,
-    pending: Option<&'static str>,
-    told: Option<&'static str>,
+    pending: Vec<&'static str>,
+    last: &'static str,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client for Waiting<S> {
     fn say(&mut self, step: Step) {
-        self.pending = Some(step.name());
+        self.pending.push(step.name());
     }
 
     async fn tell_when_due(&mut self) -> Result<(), Left> {
         // A page takes any number of messages, and by one that repeats it knows that we live.
-        let step = self.pending.take().or(self.told).unwrap_or("acquired");
-        self.told = Some(step);
-        self.socket.say(&json!({ "step": step }).to_string()).await.map_err(|_| Left)
+        let mut steps = std::mem::take(&mut self.pending);
+        steps.dedup();
+        self.last = steps.last().copied().unwrap_or(self.last);
+        let steps = if steps.is_empty() { vec![self.last] } else { steps };
+        for step in steps {
+            self.socket.say(&json!({ "step": step }).to_string()).await.map_err(|_| Left)?;
+        }
+        Ok(())
     }
 
     async fn tell_now(&mut self) -> Result<(), Left> {
@@ -167,7 +172,7 @@ where
         return;
     }
     let (stream, ahead) = conn.into_parts();
-    let client = Waiting { socket: Socket::new(stream), pending: None, told: None };
+    let client = Waiting { socket: Socket::new(stream), pending: Vec::new(), last: "acquired" };
     if !ahead.is_empty() {
         // No browser speaks before it has the answer.
         return client.socket.close(1002, "").await;

@@ -5,7 +5,7 @@ use futures_util::{SinkExt, StreamExt};
 use model::{
     HostId, UserId, VmId, frame,
     grant::{Grant, SignedGrant},
-    local::{Open, OpenError, OpenInfo, Opened, RouterConfig, ToNoded, ToRouter},
+    local::{Open, OpenError, OpenInfo, Opened, RouterConfig, SessionKind, ToNoded, ToRouter},
     state::{UserState, VmState, Want},
     sync::{Acquired, Call, LoggedIn, Refusal, Reply, SessionReport, VmEntry, VmNow},
 };
@@ -70,7 +70,7 @@ pub struct State {
 /// A running model.
 pub struct Fake {
     pub dir: PathBuf,
-    pub guests: mpsc::Receiver<Guest>,
+    guests: mpsc::Receiver<(SessionKind, Guest)>,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
     runtime: Handle,
@@ -80,7 +80,7 @@ struct Shared {
     state: Mutex<State>,
     routers: Mutex<Vec<async_mpsc::UnboundedSender<ToRouter>>>,
     changed: watch::Sender<u64>,
-    guests: mpsc::Sender<Guest>,
+    guests: mpsc::Sender<(SessionKind, Guest)>,
 }
 
 impl Fake {
@@ -157,9 +157,14 @@ impl Fake {
 
     /// The guest's end of the session opened next.
     pub fn guest(&self) -> Guest {
-        let guest = self.guests.recv_timeout(Duration::from_secs(20)).expect("a session was opened");
+        let (_, guest) = self.guests.recv_timeout(Duration::from_secs(20)).expect("a session was opened");
         guest.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
         guest
+    }
+
+    /// All sessions opened from now on, for somebody else to answer.
+    pub fn take_guests(&mut self) -> mpsc::Receiver<(SessionKind, Guest)> {
+        std::mem::replace(&mut self.guests, mpsc::channel().1)
     }
 
     /// Waits until the model's state is as wished.
@@ -224,7 +229,7 @@ impl Shared {
             while self.lock().slow_takeover {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            self.say(ToRouter::Abort { vm, reason: "taken over".to_owned() });
+            self.say(ToRouter::Abort { vm, reason: model::sync::TAKEN_OVER.to_owned() });
             changes.wait_for(|_| !held(&self.lock())).await.expect("lives");
         }
         self.lock().acquired(user, vm, took_over)
@@ -368,7 +373,8 @@ async fn open(shared: Arc<Shared>, mut stream: UnixStream) {
     let length = stream.read_u32().await.expect("a frame");
     let mut body = vec![0; length as usize];
     stream.read_exact(&mut body).await.expect("a whole frame");
-    let opened: Opened = shared.lock().open(&frame::decode(&body).expect("an Open"));
+    let wanted: Open = frame::decode(&body).expect("an Open");
+    let opened: Opened = shared.lock().open(&wanted);
     let answer = frame::encode(&opened).expect("encodes");
     let answer = [&(answer.len() as u32).to_be_bytes()[..], &answer].concat();
     if opened.is_err() {
@@ -377,7 +383,7 @@ async fn open(shared: Arc<Shared>, mut stream: UnixStream) {
     }
     let (ours, theirs) = Guest::pair().expect("a pair");
     pass(&stream, &answer, &theirs);
-    let _test_over = shared.guests.send(ours);
+    let _test_over = shared.guests.send((wanted.kind, ours));
 }
 
 /// Sends the answer's first byte with the descriptor, as the hardest case, and the rest after it.

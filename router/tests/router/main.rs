@@ -1,9 +1,12 @@
 //! The router over loopback TLS, with a small working model of `noded` behind it.
 
 mod away;
+mod cdp;
 mod client;
+mod desk;
 mod endpoints;
 mod fake;
+mod pages;
 mod peers;
 mod sessions;
 mod wire;

@@ -1,0 +1,251 @@
+//! The pages in a real Chromium, with a real Xvnc behind the model of `noded`.
+
+use crate::{
+    cdp::{Browser, Page},
+    desk::Desk,
+    world::{World, vm},
+};
+use model::{VmId, local::ToRouter};
+use serde_json::json;
+
+/// A node, a desktop and a browser.
+struct Scene {
+    world: World,
+    desk: Desk,
+    browser: Browser,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (mut world, desk) = (World::new(), Desk::start());
+        desk.attach(&mut world);
+        Self { world, desk, browser: Browser::start() }
+    }
+
+    fn address(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.world.address.port())
+    }
+}
+
+fn log_in(page: &Page<'_>, user: &str, password: &str) {
+    page.until("document.querySelector('#login')?.hidden === false");
+    page.eval("document.querySelector('#login-form').reset()");
+    page.click("#user");
+    page.type_text(user);
+    page.click("#password");
+    page.type_text(password);
+    page.type_text("\n");
+}
+
+#[track_caller]
+fn no_complaints(page: &Page<'_>) {
+    let complaints = page.complaints();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+/// Logs in and opens the first desktop.
+fn open<'a>(scene: &'a Scene, width: u32, height: u32) -> Page<'a> {
+    let page = scene.browser.page(width, height);
+    page.go(&scene.address("/"));
+    log_in(&page, "ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    page.click(".card .primary");
+    shown(&page);
+    page
+}
+
+#[track_caller]
+fn shown(page: &Page<'_>) {
+    page.until("document.body.dataset.open === '1'");
+}
+
+/// Types until it arrives: the terminal may still be starting.
+#[track_caller]
+fn types(scene: &Scene, page: &Page<'_>, text: &str) {
+    page.click_at(300.0, 200.0);
+    scene.desk.ready();
+    page.type_text(text);
+    scene.desk.holds("typed", |typed| typed.ends_with(text.as_bytes()));
+}
+
+#[test]
+fn a_user_logs_in_types_into_a_terminal_and_the_desktop_fits_the_window() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    log_in(&page, "ann", "wrong");
+    page.until("document.querySelector('#login-fault').textContent.includes('R101')");
+    page.shot("login-wrong");
+    log_in(&page, "ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    page.shot("cards");
+    page.click(".card .primary");
+    shown(&page);
+    page.until("document.querySelector('#screen canvas').width === 1280");
+    types(&scene, &page, "hello from the browser\n");
+    page.shot("desktop");
+    page.click("#handle");
+    page.shot("desktop-tools");
+    page.resize(900, 600);
+    page.until("document.querySelector('#screen canvas').width === 900");
+    page.click("#b-leave");
+    page.until("!document.querySelector('#cover').hidden");
+    page.shot("left");
+    no_complaints(&page);
+}
+
+#[test]
+fn the_only_desktop_is_opened_at_once_and_a_stopped_one_starts_with_its_steps_told() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    log_in(&page, "bob", "hunter2");
+    page.until("location.pathname === '/web/desktop'");
+    shown(&page);
+    let other = scene.browser.page(1280, 800);
+    other.go(&scene.address("/"));
+    log_in(&other, "ann", "secret");
+    other.until("document.querySelectorAll('.card').length > 3");
+    other.go(&scene.address("/web/desktop?id=7"));
+    other.until("document.querySelectorAll('#steps li').length >= 2");
+    other.shot("starting");
+    other.go(&scene.address("/web/desktop?id=5"));
+    other.until("document.querySelector('#cover-code').textContent.includes('R207')");
+    assert!(other.eval("document.body.innerText").as_str().expect("text").contains("the image is broken"));
+    other.shot("failed");
+    other.go(&scene.address("/web/desktop?id=3"));
+    other.until("document.querySelector('#cover-code').textContent.includes('R203')");
+    other.shot("blocked");
+    no_complaints(&page);
+    no_complaints(&other);
+}
+
+#[test]
+fn a_second_browser_takes_the_desktop_and_the_first_is_told_and_may_take_it_back() {
+    let scene = Scene::new();
+    let first = open(&scene, 1280, 800);
+    let second = open(&scene, 1024, 768);
+    first.until("document.querySelector('#cover-code').textContent.includes('R211')");
+    first.shot("taken-over");
+    first.click("#cover-go");
+    shown(&first);
+    second.until("document.querySelector('#cover-code').textContent.includes('R211')");
+    no_complaints(&first);
+    no_complaints(&second);
+}
+
+#[test]
+fn an_administrator_ends_a_session_within_a_second_with_the_reason() {
+    let scene = Scene::new();
+    let page = open(&scene, 1280, 800);
+    let began = std::time::Instant::now();
+    let abort = ToRouter::Abort { vm: VmId(vm::RUNNING), reason: "maintenance at noon".to_owned() };
+    scene.world.fake.say(abort);
+    page.until("document.body.innerText.includes('maintenance at noon')");
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+    page.shot("cut");
+    no_complaints(&page);
+}
+
+#[test]
+fn a_network_that_comes_back_brings_the_desktop_back() {
+    let scene = Scene::new();
+    let page = open(&scene, 1280, 800);
+    types(&scene, &page, "before\n");
+    let cut = |offline: bool| {
+        let conditions = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
+        page.call("Network.emulateNetworkConditions", conditions);
+    };
+    cut(true);
+    page.eval("roost.channel.lost()");
+    page.until("!document.querySelector('#banner').hidden");
+    page.shot("lost");
+    cut(false);
+    page.until("document.querySelector('#banner').hidden");
+    shown(&page);
+    types(&scene, &page, "after\n");
+    scene.desk.holds("typed", |typed| typed == b"before\nafter\n");
+}
+
+#[test]
+fn text_is_copied_and_pasted_both_ways() {
+    let scene = Scene::new();
+    let page = open(&scene, 1280, 800);
+    scene.desk.ready();
+    page.click("#handle");
+    page.click("#b-clipboard");
+    page.eval("document.querySelector('#clip').value = 'pasted text'; document.querySelector('#clip').dispatchEvent(new Event('input')); 1");
+    page.shot("clipboard");
+    page.eval("document.querySelector('#d-clipboard').close()");
+    // The middle button pastes what the desktop's clipboard holds into the terminal's own selection only when
+    // both are the same, which Xvnc sees to.
+    page.middle_click_at(300.0, 200.0);
+    page.type_text("\n");
+    scene.desk.holds("typed", |typed| typed == b"pasted text\n");
+    // A double click selects a word, which the desktop then offers.
+    page.double_click_at(30.0, 36.0);
+    page.until("document.querySelector('#clip').value === 'pasted'");
+    no_complaints(&page);
+}
+
+#[test]
+fn files_are_brought_and_taken_with_equal_bytes_and_go_on_after_a_cut() {
+    let scene = Scene::new();
+    let page = open(&scene, 1280, 800);
+    page.click("#handle");
+    page.click("#b-files");
+    page.until("document.querySelectorAll('#entries li').length > 0");
+    // 10 MB made in the page, with a value that tells each byte's place.
+    page.eval(
+        "globalThis.big = new File([Uint32Array.from({ length: 2_500_000 }, (_, i) => i)], 'big one.bin');
+         const list = new DataTransfer(); list.items.add(big); document.querySelector('#pick').files = list.files;
+         document.querySelector('#pick').dispatchEvent(new Event('change')); 1",
+    );
+    page.until("document.querySelector('#transfers').innerText.includes('is in the desktop')");
+    let brought = std::fs::read(scene.desk.home.join("big one.bin")).expect("there");
+    assert!(brought.chunks(4).enumerate().all(|(i, b)| b == (i as u32).to_le_bytes()) && brought.len() == 10_000_000);
+    page.until("document.querySelector('#entries').innerText.includes('big one.bin')");
+    page.shot("files");
+    let same = "fetch([...document.querySelectorAll('#entries a')].find(a => a.download === 'big one.bin').href)
+        .then(r => r.arrayBuffer()).then(b => new Uint32Array(b)).then(w => w.length === 2_500_000 && w.every((v, i) => v === i))";
+    assert_eq!(page.eval(same), true);
+    no_complaints(&page);
+}
+
+#[test]
+fn every_page_in_light_dark_small_and_large() {
+    let scene = Scene::new();
+    for (name, width, height, scheme, language) in [
+        ("light", 1280, 800, "light", "en"),
+        ("dark", 1280, 800, "dark", "es"),
+        ("phone", 390, 844, "dark", "en"),
+        ("4k", 3840, 2160, "light", "es"),
+    ] {
+        let page = scene.browser.page(width, height);
+        page.scheme(scheme);
+        page.language(language);
+        page.go(&scene.address("/"));
+        page.until("document.querySelector('#login')?.hidden === false");
+        page.shot(&format!("{name}-login"));
+        log_in(&page, "ann", "secret");
+        page.until("document.querySelectorAll('.card').length > 3");
+        page.shot(&format!("{name}-cards"));
+        assert_eq!(page.eval("document.documentElement.scrollWidth <= innerWidth"), true, "{name} scrolls sideways");
+        page.go(&scene.address("/web/desktop?id=7"));
+        page.until("document.querySelectorAll('#steps li').length >= 2");
+        page.shot(&format!("{name}-starting"));
+        page.go(&scene.address("/web/desktop?id=1"));
+        shown(&page);
+        page.click("#handle");
+        page.until("!document.querySelector('#tools').hidden");
+        page.shot(&format!("{name}-desktop"));
+        page.click("#b-files");
+        page.until("document.querySelectorAll('#entries li').length > 0");
+        page.shot(&format!("{name}-files"));
+        page.click("#files-close");
+        page.click("#handle");
+        page.click("#b-settings");
+        page.shot(&format!("{name}-settings"));
+        no_complaints(&page);
+    }
+}
