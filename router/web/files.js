@@ -55,14 +55,14 @@ export class Files {
 
   #folderRow({ name }) {
     const label = make("span", { className: "name", textContent: name });
-    const row = make("button", { type: "button", onclick: () => this.open([...this.#folder, name]) }, "📁", label);
+    const row = make("button", { type: "button", onclick: () => this.open([...this.#folder, name]) }, make("i", { className: "folder" }), label);
     row.append(make("span", { className: "hint", textContent: t("folder") }));
     return row;
   }
 
   #fileRow({ name, size }) {
     const file = [...this.#folder, name].join("/");
-    const link = make("a", { href: this.#address("get", { file }), download: name, title: t("download", name) }, "📄");
+    const link = make("a", { href: this.#address("get", { file }), download: name, title: t("download", name) }, make("i", { className: "file" }));
     link.append(make("span", { className: "name", textContent: name }), make("span", { className: "hint", textContent: bytes(size) }));
     return link;
   }

@@ -201,8 +201,9 @@ impl Page<'_> {
     }
 
     fn press_at(&self, x: f64, y: f64, button: &str) {
-        for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
-            let event = json!({ "type": kind, "x": x, "y": y, "button": button, "clickCount": 1 });
+        let held = if button == "middle" { 4 } else { 1 };
+        for (kind, buttons) in [("mouseMoved", 0), ("mousePressed", held), ("mouseReleased", 0)] {
+            let event = json!({ "type": kind, "x": x, "y": y, "button": button, "buttons": buttons, "clickCount": 1 });
             self.call("Input.dispatchMouseEvent", event);
         }
     }

@@ -9,5 +9,6 @@ mod fake;
 mod pages;
 mod peers;
 mod sessions;
+mod web;
 mod wire;
 mod world;

@@ -1,0 +1,440 @@
+//! Pages, logins and WebSockets as hostile clients see them.
+
+use crate::{
+    client::{Answer, Client},
+    world::{Setup, World, vm},
+};
+use model::{
+    VmId,
+    local::{SessionKind, ToRouter},
+    state::VmState,
+};
+use serde_json::Value;
+use std::{
+    io::{Read, Write},
+    time::{Duration, Instant},
+};
+
+/// A browser without a page: cookie and token of one login.
+pub struct Visitor {
+    pub cookie: String,
+    pub token: String,
+}
+
+fn origin(world: &World) -> String {
+    format!("Host: {0}\r\nOrigin: https://{0}\r\n", world.address)
+}
+
+fn post(world: &World, path: &str, headers: &str, body: &str) -> String {
+    let (origin, length) = (origin(world), body.len());
+    format!(
+        "POST {path} HTTP/1.1\r\n{origin}{headers}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+fn login_request(world: &World, user: &str, password: &str) -> String {
+    post(world, "/web/login", "", &format!("{{\"user\":\"{user}\",\"password\":\"{password}\"}}"))
+}
+
+pub fn log_in(world: &World, user: &str, password: &str) -> Visitor {
+    let answer = world.client().ask(login_request(world, user, password));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let set = answer.head.lines().find_map(|l| l.strip_prefix("Set-Cookie: ")).expect("a cookie");
+    for attribute in ["__Host-roost=", "; Path=/", "; Secure", "; HttpOnly", "; SameSite=Strict"] {
+        assert!(set.contains(attribute), "{set}");
+    }
+    let about: Value = serde_json::from_str(&answer.body).expect("JSON");
+    let cookie = set.split(';').next().expect("a value").to_owned();
+    Visitor { cookie, token: about["token"].as_str().expect("a token").to_owned() }
+}
+
+impl Visitor {
+    fn headers(&self) -> String {
+        format!("Cookie: {}\r\nX-Roost-Token: {}\r\n", self.cookie, self.token)
+    }
+
+    fn get(&self, world: &World, path: &str) -> Answer {
+        world.client().ask(format!("GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {}\r\n\r\n", self.cookie))
+    }
+
+    fn post(&self, world: &World, path: &str) -> Answer {
+        world.client().ask(post(world, path, &self.headers(), "{}"))
+    }
+
+    fn ticket(&self, world: &World, vm: u32) -> String {
+        let answer = self.post(world, &format!("/web/desktops/{vm}/ticket"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let body: Value = serde_json::from_str(&answer.body).expect("JSON");
+        body["ticket"].as_str().expect("a ticket").to_owned()
+    }
+
+    fn upgrade(&self, world: &World, ticket: &str) -> String {
+        let (origin, cookie) = (origin(world), &self.cookie);
+        format!(
+            "GET /web/socket?ticket={ticket}&w=800&h=600&layout=es HTTP/1.1\r\n{origin}Cookie: {cookie}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    }
+
+    /// A WebSocket that has just been answered.
+    fn socket(&self, world: &World, vm: u32) -> Socket {
+        let mut client = world.client();
+        let answer = client.ask(self.upgrade(world, &self.ticket(world, vm)));
+        assert_eq!(answer.status, 101, "{answer:?}");
+        Socket { client, bytes: Vec::new() }
+    }
+
+    /// One whose desktop is open, and the guest's end.
+    fn desktop(&self, world: &World, vm: u32) -> (Socket, std::os::unix::net::UnixStream) {
+        let mut socket = self.socket(world, vm);
+        socket.until_open();
+        (socket, world.fake.guest())
+    }
+}
+
+/// A client's end of a WebSocket.
+struct Socket {
+    client: Client,
+    bytes: Vec<u8>,
+}
+
+impl Socket {
+    /// The next frame's opcode and payload; none at the end.
+    fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            if let Some((used, frame)) = parse(&self.bytes) {
+                self.bytes.drain(..used);
+                return Some(frame);
+            }
+            self.bytes.extend(self.client.record()?);
+        }
+    }
+
+    fn until_open(&mut self) {
+        loop {
+            let (opcode, payload) = self.frame().expect("open");
+            let text = String::from_utf8_lossy(&payload);
+            assert_eq!(opcode, 1, "{text}");
+            if text.contains("\"open\":true") {
+                return;
+            }
+            assert!(text.contains("step"), "{text}");
+        }
+    }
+
+    /// The code of the close frame.
+    fn close_code(&mut self) -> u16 {
+        loop {
+            match self.frame().expect("a close frame") {
+                (8, payload) => return u16::from_be_bytes([payload[0], payload[1]]),
+                _ => continue,
+            }
+        }
+    }
+
+    fn send(&mut self, opcode: u8, payload: &[u8]) {
+        self.client.send(masked(0x80 | opcode, payload));
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<(usize, (u8, Vec<u8>))> {
+    let [first, second, rest @ ..] = bytes else { return None };
+    let (length, at) = match second {
+        126 => (usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?])), 4),
+        short => (usize::from(*short), 2),
+    };
+    Some((at + length, (first & 15, bytes.get(at..at + length)?.to_vec())))
+}
+
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [1, 2, 3, 4];
+    let length = (payload.len() as u16).to_be_bytes();
+    let mut frame = match payload.len() {
+        0..126 => vec![first, 0x80 | payload.len() as u8],
+        _ => vec![first, 0xfe, length[0], length[1]],
+    };
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
+    frame
+}
+
+#[test]
+fn a_desktop_in_a_browser_carries_bytes_both_ways() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let (mut socket, mut guest) = ann.desktop(&world, vm::RUNNING);
+    let open = world.fake.state().opened[0].clone();
+    assert_eq!(open.kind, SessionKind::Vnc);
+    let params: Vec<_> = open.params.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    assert_eq!(
+        params,
+        ["qvd.client.os=browser", "qvd.client.link=lan", "qvd.client.geometry=800x600", "qvd.client.keyboard=pc105/es"]
+    );
+    guest.write_all(b"RFB 003.008\n").expect("the server speaks first");
+    let hello = std::iter::from_fn(|| socket.frame()).find(|(opcode, _)| *opcode == 2).expect("bytes");
+    assert_eq!(hello.1, b"RFB 003.008\n");
+    socket.client.send(masked(0x02, b"RFB 0"));
+    socket.client.send(masked(0x89, b"between"));
+    socket.client.send(masked(0x80, b"03.008\n"));
+    let mut heard = [0; 12];
+    guest.read_exact(&mut heard).expect("heard");
+    assert_eq!(&heard, b"RFB 003.008\n");
+    let pong = std::iter::from_fn(|| socket.frame()).find(|(opcode, _)| *opcode == 10).expect("a pong");
+    assert_eq!(pong.1, b"between");
+    drop(guest);
+    assert_eq!(socket.close_code(), 1000);
+    world.fake.wait("disconnected", |state| state.sessions.is_empty().then_some(()));
+}
+
+#[test]
+fn a_page_is_small_strict_and_kept_by_the_browser() {
+    let world = World::new();
+    let page = world.client().ask("GET / HTTP/1.1\r\nHost: x\r\nAccept-Language: es\r\n\r\n");
+    assert!(
+        page.status == 200 && page.body.contains("lang=\"es\"") && page.body.contains("Iniciar sesión"),
+        "{page:?}"
+    );
+    for header in
+        ["Content-Security-Policy: default-src 'none'; script-src 'self'", "Strict-Transport-Security", "nosniff"]
+    {
+        assert!(page.head.contains(header), "{page:?}");
+    }
+    let tag = page.head.lines().find_map(|l| l.strip_prefix("ETag: ")).expect("a tag");
+    let again = format!("GET / HTTP/1.1\r\nHost: x\r\nAccept-Language: es\r\nIf-None-Match: {tag}\r\n\r\n");
+    assert_eq!(world.client().ask(again).status, 304);
+    let style = page.body.split("href=\"").find(|p| p.contains("style.css")).expect("a style").split('"').next();
+    let style = world.client().ask(format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", style.expect("an address")));
+    assert!(style.status == 200 && style.head.contains("immutable"), "{style:?}");
+    let switch = world.client().ask("GET /web/lang?to=es HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(switch.status == 302 && switch.head.contains("lang=es"), "{switch:?}");
+    assert_eq!(world.client().ask("GET /web/s/none.js HTTP/1.1\r\nHost: x\r\n\r\n").status, 404);
+}
+
+#[test]
+fn a_login_is_needed_and_a_wrong_one_is_slowed_down() {
+    let world = World::new();
+    for path in ["/web/session", "/web/desktops", "/web/files/list?id=1"] {
+        let answer = world.client().ask(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert!(answer.status == 401 && answer.body.contains("R103"), "{answer:?}");
+        let forged = format!("GET {path} HTTP/1.1\r\nHost: x\r\nCookie: __Host-roost={}\r\n\r\n", "ab".repeat(32));
+        assert_eq!(world.client().ask(forged).status, 401);
+    }
+    for _ in 0..5 {
+        let answer = world.client().ask(login_request(&world, "ann", "wrong"));
+        assert!(answer.status == 401 && answer.body.contains("R101"), "{answer:?}");
+    }
+    let slow = world.client().ask(login_request(&world, "ann", "secret"));
+    assert!(slow.status == 429 && slow.body.contains("R102") && slow.head.contains("Retry-After: "), "{slow:?}");
+    log_in(&world, "bob", "hunter2");
+}
+
+#[test]
+fn a_request_that_another_site_makes_the_browser_send_is_refused() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let good = post(&world, "/web/desktops/1/stop", &ann.headers(), "{}");
+    let ours = format!("Origin: https://{}", world.address);
+    for forged in [
+        good.replace(&ours, "Origin: https://evil.example"),
+        good.replace(&ours, "Origin: null"),
+        good.replace(&format!("{ours}\r\n"), ""),
+        good.replace(&ann.token, &"0".repeat(64)),
+        good.replace(&format!("X-Roost-Token: {}\r\n", ann.token), ""),
+        good.replace(&ours, &format!("{ours}\r\nSec-Fetch-Site: cross-site")),
+    ] {
+        let answer = world.client().ask(&forged);
+        assert!(answer.status == 403 && answer.body.contains("R104"), "{forged} {answer:?}");
+    }
+    assert_eq!(world.fake.state().vms[&VmId(1)].state, VmState::Running, "nothing was done");
+    assert_eq!(world.client().ask(&good).status, 204);
+    let login = login_request(&world, "ann", "secret").replace(&ours, "Origin: https://evil.example");
+    assert_eq!(world.client().ask(login).status, 403);
+}
+
+#[test]
+fn a_ticket_opens_one_socket_of_its_own_login_from_our_own_page() {
+    let world = World::new();
+    let (ann, bob) = (log_in(&world, "ann", "secret"), log_in(&world, "bob", "hunter2"));
+    let ticket = ann.ticket(&world, vm::RUNNING);
+    let evil = ann.upgrade(&world, &ticket).replace("Origin: https://", "Origin: https://evil.");
+    for refused in [evil, bob.upgrade(&world, &ticket), ann.upgrade(&world, ""), ann.upgrade(&world, &"0".repeat(64))] {
+        let answer = world.client().ask(refused);
+        assert!(answer.status == 403 && answer.body.contains("R104"), "{answer:?}");
+    }
+    let mut client = world.client();
+    assert_eq!(client.ask(ann.upgrade(&world, &ticket)).status, 101);
+    assert_eq!(world.client().ask(ann.upgrade(&world, &ticket)).status, 403, "it was used");
+    assert!(world.client().ask(ann.upgrade(&world, "").replace("websocket", "QVD/1.0")).status == 400);
+}
+
+#[test]
+fn what_forbids_a_desktop_is_told_with_its_code() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    for (vm, code) in [(vm::NOWHERE, "R201"), (vm::BOBS, "R202"), (vm::BLOCKED, "R203"), (vm::FAILING, "R207")] {
+        let mut socket = ann.socket(&world, vm);
+        let fault = std::iter::from_fn(|| socket.frame()).find(|(_, p)| String::from_utf8_lossy(p).contains("fault"));
+        let text = String::from_utf8(fault.expect("a fault").1).expect("text");
+        assert!(text.contains(code), "{vm}: {text}");
+        assert_eq!(socket.close_code(), 4004);
+    }
+    world.fake.configure(|c| c.blocked = true);
+    world.until("/qvd/ping", "", 503, "blocked");
+    let answer = ann.post(&world, "/web/desktops/1/ticket");
+    assert!(answer.status == 503 && answer.body.contains("R302"), "{answer:?}");
+    let list = ann.get(&world, "/web/desktops");
+    assert!(list.status == 200 && list.body.contains("R302"), "{list:?}");
+}
+
+#[test]
+fn a_desktop_ends_within_a_second_when_it_is_revoked_and_the_browser_hears_why() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let (mut first, mut first_guest) = ann.desktop(&world, vm::RUNNING);
+    let (mut second, second_guest) = ann.desktop(&world, vm::RUNNING);
+    assert_eq!(first.close_code(), 4001, "taken over");
+    first_guest.read_to_end(&mut Vec::new()).expect("the guest sees the end");
+    let began = Instant::now();
+    world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), reason: "by order".to_owned() });
+    assert_eq!(second.close_code(), 4002);
+    drop(second_guest);
+    let (mut third, _guest) = ann.desktop(&world, vm::RUNNING);
+    assert_eq!(ann.post(&world, "/web/logout").status, 204);
+    assert_eq!(third.close_code(), 4003);
+    assert!(began.elapsed() < Duration::from_secs(2));
+    assert_eq!(ann.get(&world, "/web/session").status, 401);
+}
+
+#[test]
+fn logging_out_everywhere_ends_every_login_of_the_user_and_no_other() {
+    let world = World::new();
+    let all = [log_in(&world, "ann", "secret"), log_in(&world, "ann", "secret")];
+    let bob = log_in(&world, "bob", "hunter2");
+    let (mut socket, _guest) = all[1].desktop(&world, vm::RUNNING);
+    let request = post(&world, "/web/logout", &all[0].headers(), "{\"everywhere\":true}");
+    assert_eq!(world.client().ask(request).status, 204);
+    assert_eq!(socket.close_code(), 4003);
+    for ann in &all {
+        assert_eq!(ann.get(&world, "/web/session").status, 401);
+    }
+    assert_eq!(bob.get(&world, "/web/session").status, 200);
+}
+
+#[test]
+fn an_idle_login_ends_and_refreshing_a_page_is_no_use() {
+    let config = vec![("l7r.web.idle", "1")];
+    let world = World::with(&crate::world::Ca::new(), Setup { config, ..Setup::default() });
+    let ann = log_in(&world, "ann", "secret");
+    let began = Instant::now();
+    while ann.get(&world, "/web/desktops?poll").status == 200 {
+        assert!(began.elapsed() < Duration::from_secs(10), "it never ends");
+    }
+    assert!(began.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn frames_that_break_the_protocol_end_only_their_own_connection() {
+    let world = World::new();
+    let (ann, bob) = (log_in(&world, "ann", "secret"), log_in(&world, "bob", "hunter2"));
+    let (mut healthy, mut healthy_guest) = bob.desktop(&world, vm::BOBS);
+    for (bytes, code) in [
+        (vec![0x82, 0x01, b'x'], 1002),
+        (vec![0x82, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009),
+        (masked(0x81, b"text"), 1003),
+        (masked(0x00, b"a"), 1002),
+        (masked(0xf2, b"a"), 1002),
+        (vec![0x89, 0xfe, 0, 126, 0, 0, 0, 0], 1002),
+    ] {
+        let (mut socket, _guest) = ann.desktop(&world, vm::RUNNING);
+        socket.client.send(&bytes);
+        assert_eq!(socket.close_code(), code, "{bytes:02x?}");
+    }
+    let (mut flooded, mut guest) = ann.desktop(&world, vm::RUNNING);
+    for _ in 0..2000 {
+        flooded.client.send(masked(0x89, &[7; 125]).repeat(10));
+    }
+    flooded.send(2, b"still here");
+    let mut heard = [0; 10];
+    guest.read_exact(&mut heard).expect("heard");
+    healthy.send(2, b"unharmed");
+    healthy_guest.read_exact(&mut heard[..8]).expect("heard");
+    assert_eq!(&heard[..8], b"unharmed");
+}
+
+#[test]
+fn a_guest_that_floods_waits_for_a_browser_that_does_not_read() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let (mut socket, guest) = ann.desktop(&world, vm::RUNNING);
+    guest.set_nonblocking(true).expect("set");
+    let (mut sent, mut silent) = (0usize, Instant::now());
+    while silent.elapsed() < Duration::from_millis(300) {
+        match (&guest).write(&[7; 65536]) {
+            Ok(n) => (sent, silent) = (sent + n, Instant::now()),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(e) => panic!("{e}"),
+        }
+        assert!(sent < 64 << 20, "the router reads on and on");
+    }
+    drop(guest);
+    let mut got = 0;
+    while let Some((opcode, payload)) = socket.frame() {
+        got += if opcode == 2 { payload.len() } else { 0 };
+        if opcode == 8 {
+            break;
+        }
+    }
+    assert_eq!(got, sent, "and nothing was lost");
+}
+
+#[test]
+fn a_desktop_is_started_and_stopped_from_its_card() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let list: Value = serde_json::from_str(&ann.get(&world, "/web/desktops").body).expect("JSON");
+    let card =
+        |id: u32| list["desktops"].as_array().expect("cards").iter().find(|c| c["id"] == id).expect("there").clone();
+    assert_eq!((&card(3)["blocked"], &card(2)["state"]), (&true.into(), &"stopped".into()));
+    assert!(list["desktops"].as_array().expect("cards").iter().all(|c| c["id"] != vm::BOBS));
+    assert_eq!(ann.post(&world, "/web/desktops/2/start").status, 204);
+    world.fake.wait("wanted and let go", |state| {
+        let wanted = state.vms[&VmId(2)].want == model::state::Want::Run;
+        (wanted && state.sessions.is_empty()).then_some(())
+    });
+    assert_eq!(ann.post(&world, "/web/desktops/1/stop").status, 204);
+    assert_eq!(ann.post(&world, "/web/desktops/4/stop").status, 403);
+    assert_eq!(ann.post(&world, "/web/desktops/99/start").status, 404);
+    assert_eq!(ann.post(&world, "/web/desktops/x/start").status, 404);
+    assert_eq!(ann.post(&world, "/web/desktops/6/stop").status, 409);
+}
+
+#[test]
+fn files_need_an_open_desktop_and_legal_names() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let list = "/web/files/list?id=1";
+    assert!(ann.get(&world, list).body.contains("R409"), "no desktop, no files");
+    let (_socket, _guest) = ann.desktop(&world, vm::RUNNING);
+    let other = log_in(&world, "ann", "secret");
+    assert!(other.get(&world, list).body.contains("R409"), "another login's desktop");
+    for path in ["..%2Fx", "%2Fetc", "a%2F..%2Fb", "a%00b", "a%2F%2Fb"] {
+        let answer = ann.get(&world, &format!("/web/files/get?id=1&file={path}"));
+        assert!(answer.status == 422 && answer.body.contains("R403"), "{path} {answer:?}");
+    }
+    let put = |query: &str, length: u64| {
+        let (origin, headers) = (origin(&world), ann.headers());
+        format!(
+            "PUT /web/files/put?id=1&upload={}&{query} HTTP/1.1\r\n{origin}{headers}Content-Length: {length}\r\n\r\n",
+            "ab".repeat(16)
+        )
+    };
+    let too_large = put("name=a&offset=0&total=99999999999", 99_999_999_999);
+    for (request, code) in [
+        (too_large, "R407"),
+        (put("name=..&offset=0&total=5", 5), "R403"),
+        (put("name=a&offset=2&total=5", 5), "R106"),
+        (put("name=a&offset=18446744073709551615&total=5", 5), "R106"),
+    ] {
+        let answer = world.client().ask(&request);
+        assert!(answer.body.contains(code), "{request} {answer:?}");
+    }
+}
