@@ -25,6 +25,8 @@ pub const RUN_VIEWS: &str = "/run/roost/views";
 pub const STATE: &str = "/state";
 /// The node's key, certificate and the cluster CA. Mode 0700.
 pub const IDENTITY: &str = "/state/identity";
+/// Copy of the seed that the store last welcomed this node with, without its token: for a boot that finds no seed.
+pub const SEED_COPY: &str = "/state/identity/seed.toml";
 /// The ledger: last desired state, two copies.
 pub const LEDGER: &str = "/state/ledger";
 /// Guest images by digest (`<sha256>.squashfs`).

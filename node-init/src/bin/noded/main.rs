@@ -113,10 +113,15 @@ fn start(args: &Args, channel: Option<OwnedFd>) -> Result<()> {
 async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Result<()> {
     let paths = args.paths();
     files::make_dir(&paths.run, 0o755).with_context(|| format!("Cannot make {}", paths.run.display()))?;
-    let seed = init.phase("seed", async { seed::load(&args.seed_file()) }).await?;
+    let seed::Loaded { seed, instead_of } = init.phase("seed", async { seed::load(&args.seed_file(), &paths) }).await?;
+    if let Some(why) = instead_of {
+        tracing::warn!(why, "Going on with the last good seed");
+        init.console(&format!("Going on with the last good seed. {why}"));
+    }
     let key = Arc::new(init.phase("identity", async { NodeKey::load_or_make(&paths) }).await?);
     let board = Arc::new(Board::default());
     let member = known_member(&paths, &seed, &init)?;
+    tokio::spawn(seed::keep_when_good(seed.clone(), board.clone(), paths.clone()));
     let keeper = Keeper::open(&paths, seed.store.ca);
     recall(&board, member, &keeper);
     if args.no_network.is_none() {

@@ -1,9 +1,18 @@
-//! Reads the seed that `node-init` found.
+//! The seed that `node-init` found, or else the copy of the last good one.
+//!
+//! A seed is good when the store has welcomed the node with it. It is kept on STATE then, without its token, which is
+//! used by that time: so a node goes on when its stick was pulled out or its firmware's setting is gone, and when
+//! somebody has put a broken seed in its place.
 
-use model::seed::{Seed, explain};
+use crate::{board::Board, files, paths::Paths, report::chain};
+use model::{
+    paths::SEED_COPY,
+    seed::{Seed, explain},
+};
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Why there is no seed.
@@ -24,10 +33,51 @@ pub enum SeedError {
     Wrong(String),
 }
 
-/// Reads and checks the seed.
-pub fn load(path: &Path) -> Result<Seed, SeedError> {
+/// What a boot goes on with.
+#[derive(Debug, PartialEq)]
+pub struct Loaded {
+    /// The seed.
+    pub seed: Seed,
+    /// Why it is the copy and not the one found; none when it is the one found.
+    pub instead_of: Option<String>,
+}
+
+/// Reads and checks the seed, or else the copy of the last good one.
+pub fn load(found: &Path, paths: &Paths) -> Result<Loaded, SeedError> {
+    let error = match read(found) {
+        Ok(seed) => return Ok(Loaded { seed, instead_of: None }),
+        Err(error) => error,
+    };
+    match read(&paths.at(SEED_COPY)) {
+        Ok(seed) => Ok(Loaded { seed, instead_of: Some(chain(&error).to_string()) }),
+        // What is wrong with the seed is what somebody can mend.
+        Err(_) => Err(error),
+    }
+}
+
+fn read(path: &Path) -> Result<Seed, SeedError> {
     let text = std::fs::read_to_string(path).map_err(|source| SeedError::Read { path: path.to_owned(), source })?;
     parse(&text)
+}
+
+/// Keeps the seed once the store has welcomed the node with it.
+pub async fn keep_when_good(seed: Seed, board: Arc<Board>, paths: Paths) {
+    // An error is the board's end, and the daemon's.
+    if board.welcomed.subscribe().wait_for(|welcomed| *welcomed).await.is_ok()
+        && let Err(error) = keep(seed, &paths)
+    {
+        tracing::error!(error = %chain(&error), "The seed is not kept: without it this node will not boot");
+    }
+}
+
+fn keep(mut seed: Seed, paths: &Paths) -> io::Result<()> {
+    seed.store.token = None;
+    let text = toml::to_string(&seed).map_err(io::Error::other)?;
+    let path = paths.at(SEED_COPY);
+    if std::fs::read(&path).is_ok_and(|kept| kept == text.as_bytes()) {
+        return Ok(());
+    }
+    files::replace(&path, text.as_bytes(), 0o600)
 }
 
 fn parse(text: &str) -> Result<Seed, SeedError> {
@@ -67,6 +117,50 @@ mod tests {
             "[stoer]\n",
             "The seed is wrong at line 1, column 2: unknown field `stoer`, expected one of `store`, `node`, `network` (did you mean `store`?)",
         );
+    }
+
+    fn here() -> (tempfile::TempDir, Paths, PathBuf) {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let paths = Paths { state: dir.path().join("state"), run: dir.path().join("run") };
+        for path in [paths.at(model::paths::IDENTITY), paths.run.clone()] {
+            std::fs::create_dir_all(path).expect("makes");
+        }
+        let found = paths.at(model::paths::SEED);
+        (dir, paths, found)
+    }
+
+    #[test]
+    fn a_node_goes_on_with_its_copy_when_the_seed_is_gone_or_broken() {
+        let (_dir, paths, found) = here();
+        assert!(matches!(load(&found, &paths), Err(SeedError::Read { .. })));
+        let text = format!("{GOOD}token = \"secret\"\n[node]\nname = \"n1\"\n");
+        std::fs::write(&found, &text).expect("writes");
+        let first = load(&found, &paths).expect("loads");
+        assert_eq!((first.seed.store.token.as_deref(), &first.instead_of), (Some("secret"), &None));
+
+        keep(first.seed.clone(), &paths).expect("keeps");
+        let kept = std::fs::read_to_string(paths.at(SEED_COPY)).expect("is there");
+        assert!(!kept.contains("secret"), "{kept}");
+
+        std::fs::remove_file(&found).expect("removes");
+        let gone = load(&found, &paths).expect("loads");
+        let mut expect = first.seed;
+        expect.store.token = None;
+        assert_eq!(gone.seed, expect);
+        assert!(gone.instead_of.is_some_and(|why| why.contains("ROOST-SEED")));
+
+        std::fs::write(&found, "[stoer]\n").expect("writes");
+        let broken = load(&found, &paths).expect("loads");
+        assert_eq!(broken.seed, expect);
+        assert!(broken.instead_of.is_some_and(|why| why.starts_with("The seed is wrong at line 1")));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_seed_is_told_when_there_is_no_copy() {
+        let (_dir, paths, found) = here();
+        std::fs::write(&found, "[stoer]\n").expect("writes");
+        std::fs::write(paths.at(SEED_COPY), "garbage").expect("writes");
+        assert!(matches!(load(&found, &paths), Err(SeedError::Wrong(_))));
     }
 
     proptest! {
