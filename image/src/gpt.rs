@@ -332,6 +332,24 @@ impl Table {
         Ok(self.partition(number, &self.gpt[number]))
     }
 
+    /// Lets a partition have the free space behind it, when that is at least `worth` bytes; its new extent then.
+    /// After [`Table::grow`]; then [`Table::write`] it.
+    ///
+    /// # Errors
+    /// When there is not exactly one of this name.
+    pub fn grow_partition(&mut self, name: &str, worth: u64) -> Result<Option<Partition>, GptError> {
+        let part = self.find(name)?;
+        let (sector, end) = (self.gpt.sector_size, part.start.saturating_add(part.len));
+        let behind = self.partitions().into_iter().map(|other| other.start).filter(|start| *start >= end).min();
+        let limit = behind.unwrap_or(self.gpt.header.last_usable_lba.saturating_add(1).saturating_mul(sector));
+        let limit = limit / ALIGN * ALIGN;
+        if limit < end.saturating_add(worth.max(sector)) {
+            return Ok(None);
+        }
+        self.gpt[part.number].ending_lba = limit / sector - 1;
+        Ok(Some(self.partition(part.number, &self.gpt[part.number])))
+    }
+
     /// Gives a partition another name.
     ///
     /// # Errors

@@ -14,14 +14,10 @@ use std::time::{Duration, Instant};
 use sys::modules::{Index, Loader, Params, device_aliases};
 use sys::uevent::{Received, Socket};
 
-/// What PID 1 mounts in a moment, while it is still busy making it: STATE and the seed's partition.
-const FOR_BOOT: &[&str] = &["ext4", "quota_v2", "vfat", "nls_cp437", "nls_ascii"];
+/// What PID 1 mounts STATE with in a moment, while it is still busy making it.
+const FOR_BOOT: &[&str] = &["ext4", "quota_v2"];
 /// What `noded` asks for as soon as it runs. The kernel would ask for each by itself, a process for every one.
 const FOR_NODED: &[&str] = &[
-    "loop",
-    "overlay",
-    "bridge",
-    "veth",
     "nf_tables",
     "nft_meta_bridge",
     "nft_ct",
@@ -29,6 +25,9 @@ const FOR_NODED: &[&str] = &[
     "nft_masq",
     "nft_limit",
     "nft_reject_inet",
+    "overlay",
+    "loop",
+    "veth",
 ];
 /// What no device asks for by itself, and the machine is to have: power buttons, and QEMU's configuration device.
 const FOR_MACHINE: &[&str] = &["button", "evdev", "qemu_fw_cfg"];

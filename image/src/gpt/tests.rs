@@ -133,6 +133,26 @@ fn a_power_cut_at_any_write_leaves_the_old_table_or_the_new_one() {
 }
 
 #[test]
+fn state_grows_into_a_larger_disk_once() {
+    let mut disk = larger(disk(), 70 << 20);
+    let mut table = Table::read(&mut disk).unwrap();
+    table.grow(&mut disk).unwrap();
+    let made = table.add_state(Uuid::from_u128(5)).unwrap();
+    table.rename(STATE_NEW, STATE).unwrap();
+    assert_eq!(table.grow_partition(STATE, 64 << 20).unwrap(), None);
+    table.write(&mut disk, |_| Ok(())).unwrap();
+    let mut disk = larger(disk, 130 << 20);
+    let mut table = Table::read(&mut disk).unwrap();
+    table.grow(&mut disk).unwrap();
+    let grown = table.grow_partition(STATE, 64 << 20).unwrap().unwrap();
+    assert_eq!((grown.number, grown.start, grown.len), (made.number, made.start, made.len + (130 << 20)));
+    assert_eq!(table.grow_partition(STATE, 64 << 20).unwrap(), None);
+    assert_eq!(table.grow_partition(ROOT_A, 1).unwrap(), None, "what is behind it belongs to another");
+    table.write(&mut disk, |_| Ok(())).unwrap();
+    check_with_sgdisk(disk.get_ref());
+}
+
+#[test]
 fn two_partitions_named_state_forbid_everything() {
     let mut disk = larger(disk(), 64 << 20);
     let mut table = Table::read(&mut disk).unwrap();

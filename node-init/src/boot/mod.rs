@@ -4,6 +4,7 @@
 mod cgroups;
 mod cmdline;
 mod disk;
+mod ext4;
 mod mounts;
 mod phases;
 mod seed;

@@ -39,7 +39,7 @@ pub enum BootError {
         /// The disk.
         disk: String,
         /// Why not.
-        source: gptman::Error,
+        source: image::gpt::GptError,
     },
     /// There is no room for STATE.
     #[error("{disk} has {free_mib} MiB free for STATE; expected at least {need_mib} MiB")]

@@ -5,6 +5,7 @@ use super::mounts::Mounted;
 use super::phases::BootError;
 use super::smbios;
 use crate::fail::chain;
+use image::fat::{FatError, FatReader};
 use model::{paths, seed};
 use std::fs::File;
 use std::io::Read;
@@ -79,7 +80,28 @@ fn has_label(sector: &[u8; 512]) -> bool {
     sector[510..] == [0x55, 0xaa] && [43, 71].iter().any(|&at| sector[at..at + 11] == *LABEL)
 }
 
+/// By our own reader: the kernel's takes four modules, and longer than all the rest of this. What ours does not know
+/// (a stick so small that it has FAT12, another size of sectors) the kernel mounts.
 fn read_partition(partition: &Partition) -> Result<Option<String>, sys::Error> {
+    match read_fat(&partition.node) {
+        Ok(text) => Ok(text),
+        Err(e) => {
+            tracing::info!(device = %partition.node.display(), error = %chain(&e), "Seed partition is left to the kernel");
+            read_mounted(partition)
+        }
+    }
+}
+
+fn read_fat(node: &Path) -> Result<Option<String>, FatError> {
+    let device = File::open(node).map_err(|source| FatError::Read { what: node.display().to_string(), source })?;
+    match FatReader::new(device)?.read_path(seed::FILE) {
+        Ok(bytes) => Ok(text_of(&bytes, node)),
+        Err(FatError::Missing { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn read_mounted(partition: &Partition) -> Result<Option<String>, sys::Error> {
     let target = Path::new(paths::RUN).join("seed-partition");
     std::fs::create_dir_all(&target).map_err(sys::Error::of("create", target.display()))?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -117,14 +139,23 @@ fn from_smbios() -> Option<String> {
 
 /// The text of a file that is there, not empty and not huge.
 fn read_text(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    let size = File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_string(&mut text)).ok()?;
-    if size as u64 > MAX_BYTES {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes)).ok()?;
+    text_of(&bytes, path)
+}
+
+fn text_of(bytes: &[u8], path: &Path) -> Option<String> {
+    if bytes.len() as u64 > MAX_BYTES {
         tracing::warn!(path = %path.display(), "Seed is longer than 64 KiB and is passed over");
         return None;
     }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        tracing::warn!(path = %path.display(), "Seed is no UTF-8 text and is passed over");
+        return None;
+    };
     // A partition that was never written holds zeros or nothing.
-    Some(text).filter(|t| !t.trim_matches(|c: char| c.is_whitespace() || c == '\0').is_empty())
+    let blank = text.trim_matches(|c: char| c.is_whitespace() || c == '\0').is_empty();
+    (!blank).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -155,6 +186,26 @@ mod tests {
         }
         std::fs::write(&path, "x".repeat(65537)).expect("written");
         assert_eq!(read_text(&path), None);
+    }
+
+    #[test]
+    fn the_seed_is_read_from_a_volume_that_the_builder_made() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("volume");
+        for (text, expect) in [(None, None), (Some(""), None), (Some("[store]\n"), Some("[store]\n".to_owned()))] {
+            let mut volume = image::fat::FatVolume::new("ROOST-SEED", 7, 16 << 20).expect("volume");
+            if let Some(text) = text {
+                volume.file("SEED.TOML", text).expect("added");
+            }
+            // What it does not write is to be zero already.
+            let mut device = File::create(&path).expect("file");
+            device.set_len(16 << 20).expect("sized");
+            volume.write(&mut device).expect("written");
+            assert!(is_seed(&path));
+            assert_eq!(read_fat(&path).expect("reads"), expect);
+        }
+        std::fs::write(&path, [0; 4096]).expect("written");
+        read_fat(&path).expect_err("no volume");
     }
 
     #[test]

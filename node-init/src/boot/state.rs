@@ -5,17 +5,20 @@
 //! that cannot be read is a failure for a person to look at.
 
 use super::disk::{Disk, Table};
+use super::ext4;
 use super::phases::BootError;
+use image::gpt::{Partition, STATE, STATE_NEW, StatePlan};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use sys::mount::{MsFlags, mount};
 use sys::spawn::{Command, Exit, Output, run};
 
-const NAME: &str = "roost-state";
-const NAME_NEW: &str = "roost-state-new";
-const MIN_BYTES: u64 = 256 * 1024 * 1024;
+const MIN_BYTES: u64 = 256 << 20;
+/// Free space behind STATE that is worth the writing of a new table.
+const WORTH_GROWING: u64 = 64 << 20;
 const LIMIT: Duration = Duration::from_secs(600);
+const FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOATIME);
 
 /// Proof that STATE is mounted.
 #[derive(Debug)]
@@ -24,29 +27,23 @@ pub struct State(());
 /// Finds STATE, or makes it, and mounts it.
 pub fn open(disk: &Disk) -> Result<State, BootError> {
     let mut table = disk.table()?;
-    let found = table.find(NAME);
-    let number = match found {
-        Some(number) => number,
-        None => make(disk, &mut table)?,
+    let plan = table.gpt.plan_state(MIN_BYTES).map_err(table.failed("understand"))?;
+    let grown = match &plan {
+        StatePlan::Use(_) => grow(&mut table)?,
+        StatePlan::Format(part) => finish(disk, &mut table, part).map(|()| false)?,
+        StatePlan::Make { .. } => make(disk, &mut table).map(|()| false)?,
+        StatePlan::NoRoom { free, needed } => {
+            let (disk, free_mib, need_mib) = (disk.node.display().to_string(), free >> 20, needed >> 20);
+            return Err(BootError::NoRoom { disk, free_mib, need_mib });
+        }
     };
-    let grown = table.grow(number)?;
-    if grown {
-        let (start, length) = table.extent(number);
-        sys::block::resize_partition(table.disk(), number, start, length)?;
-    }
+    let number = table.gpt.find(STATE).map_err(table.failed("find STATE in"))?.number;
     let device = node(disk, number)?;
     let unreadable = |source| BootError::State { device: device.display().to_string(), source };
-    if found.is_some() {
+    if matches!(plan, StatePlan::Use(_)) && !ext4::is_clean(&device) {
         check(&device).map_err(unreadable)?;
     }
-    mount(
-        &device,
-        model::paths::STATE,
-        "ext4",
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME,
-        "prjquota",
-    )
-    .map_err(unreadable)?;
+    mount(&device, model::paths::STATE, "ext4", FLAGS, "prjquota").map_err(unreadable)?;
     if grown {
         grow_file_system(&device);
     }
@@ -54,21 +51,30 @@ pub fn open(disk: &Disk) -> Result<State, BootError> {
     Ok(State(()))
 }
 
-/// Makes the partition if need be, formats it, and only then gives it its name.
-fn make(disk: &Disk, table: &mut Table<File>) -> Result<u32, BootError> {
-    let number = match table.find(NAME_NEW) {
-        Some(number) => number,
-        None => {
-            let number = table.create(NAME_NEW, random_uuid()?, MIN_BYTES)?;
-            let (start, length) = table.extent(number);
-            sys::block::add_partition(table.disk(), number, start, length)?;
-            number
-        }
-    };
-    format(&node(disk, number)?)?;
-    table.rename(number, NAME)?;
-    tracing::info!(number, "Made STATE");
-    Ok(number)
+/// Lets STATE have what the disk has gained; says whether it did.
+fn grow(table: &mut Table) -> Result<bool, BootError> {
+    let grown = table.gpt.grow_partition(STATE, WORTH_GROWING).map_err(table.failed("change"))?;
+    if let Some(part) = &grown {
+        table.write()?;
+        sys::block::resize_partition(&table.disk, part.number, part.start, part.len)?;
+    }
+    Ok(grown.is_some())
+}
+
+fn make(disk: &Disk, table: &mut Table) -> Result<(), BootError> {
+    let part = table.gpt.add_state(random_uuid()?).map_err(table.failed("change"))?;
+    table.write()?;
+    sys::block::add_partition(&table.disk, part.number, part.start, part.len)?;
+    finish(disk, table, &part)
+}
+
+/// Formats what this boot or one that was cut short has made, and only then gives it its name.
+fn finish(disk: &Disk, table: &mut Table, part: &Partition) -> Result<(), BootError> {
+    format(&node(disk, part.number)?)?;
+    table.gpt.rename(STATE_NEW, STATE).map_err(table.failed("change"))?;
+    table.write()?;
+    tracing::info!(number = part.number, "Made STATE");
+    Ok(())
 }
 
 fn node(disk: &Disk, number: u32) -> Result<PathBuf, sys::Error> {
@@ -80,21 +86,20 @@ fn node(disk: &Disk, number: u32) -> Result<PathBuf, sys::Error> {
     disk.partition(number).ok_or_else(missing)
 }
 
-/// A random (version 4) UUID, in the table's order of bytes.
-fn random_uuid() -> Result<[u8; 16], sys::Error> {
+fn random_uuid() -> Result<uuid::Uuid, sys::Error> {
     use std::io::Read;
     let mut bytes = [0; 16];
     let random = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
     random.map_err(sys::Error::of("read", "/dev/urandom"))?;
-    bytes[7] = bytes[7] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    Ok(bytes)
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
-/// Project quotas limit homes and writable layers.
+/// Project quotas limit homes and writable layers. What can be written later the kernel writes later: a large disk
+/// must not keep the first boot waiting.
 fn format(device: &Path) -> Result<Output, sys::Error> {
+    const LATER: &str = "quotatype=prjquota,lazy_itable_init=1,nodiscard";
     let mut mke2fs = Command::new("/usr/sbin/mke2fs");
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "quota,project", "-E", "quotatype=prjquota", "-L", NAME]).arg(device);
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "quota,project", "-E", LATER, "-L", STATE]).arg(device);
     run(&mut mke2fs, b"", LIMIT)?.ok()
 }
 
