@@ -4,6 +4,10 @@
 //! tells a story over [`builder::lab`]. They run one at a time: two emulated machines at once on two
 //! cores are slower than one after the other.
 
+mod numbers;
+
+pub use numbers::Numbers;
+
 use builder::lab::{Cluster, Images, LabError};
 use std::{
     path::{Path, PathBuf},
@@ -40,6 +44,14 @@ pub fn wait_for_log(log: &Path, words: &[&str], limit: Duration) -> Result<Strin
         if std::time::Instant::now() > end {
             return Err(LabError::Timeout { what: format!("{words:?} in a log"), limit, log: log.to_owned() });
         }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until `done`, at most so long; the caller looks at what it found.
+pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + limit;
+    while !done() && std::time::Instant::now() < end {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
