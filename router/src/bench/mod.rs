@@ -3,6 +3,8 @@
 //! Client, router side and guest run in this process over loopback TCP with TLS and a socket pair, as in
 //! service. TLS uses raw public keys, so that no certificate has to be made.
 
+mod web;
+
 use crate::{RouterError, listen, relay, tls};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig, SignatureScheme,
@@ -36,13 +38,22 @@ pub struct Args {
 
 /// Measures and prints.
 pub async fn run(args: Args) -> Result<(), RouterError> {
+    tokio::task::LocalSet::new().run_until(measure(args)).await
+}
+
+async fn measure(args: Args) -> Result<(), RouterError> {
     let ends = Ends::new().await?;
     let time = Duration::from_secs(args.seconds);
     println!("handshakes      {:>10.0} /s  (TLS 1.3, both ends, one at a time)", ends.handshakes(time).await?);
     println!("client to guest {:>10.0} MiB/s", ends.throughput(time, true).await?);
     println!("guest to client {:>10.0} MiB/s", ends.throughput(time, false).await?);
-    println!("idle session    {:>10.1} KiB    (router's end, with the guest's)", ends.idle(args.idle).await?);
-    Ok(())
+    let mut kept = Kept::new();
+    let idle = ends.idle(args.idle, &mut kept).await?;
+    println!("idle session    {idle:>10.1} KiB    (router's end, with the guest's)");
+    let idle = ends.idle_browser(args.idle, &mut kept).await?;
+    println!("idle browser    {idle:>10.1} KiB    (the same)");
+    drop(kept);
+    web::run(time).await
 }
 
 /// Both ends of connections to be.
@@ -124,21 +135,33 @@ impl Ends {
 
     /// KiB of resident memory for each idle session, measured as growth with the clients' ends
     /// measured apart and taken off.
-    async fn idle(&self, count: u64) -> Result<f64, RouterError> {
-        let (mut clients, mut servers) = (Vec::new(), Vec::new());
+    async fn idle(&self, count: u64, kept: &mut Kept) -> Result<f64, RouterError> {
+        self.grow(count, kept, async |mut router, mut guest| {
+            let _end = relay::relay(&mut router, &mut guest, Vec::new()).await;
+        })
+        .await
+    }
+
+    async fn grow<F>(&self, count: u64, kept: &mut Kept, session: F) -> Result<f64, RouterError>
+    where
+        F: AsyncFn(server::TlsStream<TcpStream>, UnixStream) + Clone + 'static,
+    {
         let before = rss_kib().map_err(RouterError::Bench)?;
         for _ in 0..count {
-            let (client, mut router) = self.connect().await?;
-            let (mut to_guest, guest) = UnixStream::pair().map_err(RouterError::Bench)?;
-            servers
-                .push((tokio::spawn(async move { relay::relay(&mut router, &mut to_guest, Vec::new()).await }), guest));
-            clients.push(client);
+            let (client, router) = self.connect().await?;
+            let (to_guest, guest) = UnixStream::pair().map_err(RouterError::Bench)?;
+            let session = session.clone();
+            let task = tokio::task::spawn_local(async move { session(router, to_guest).await });
+            kept.push((client, task, guest));
         }
         let both = rss_kib().map_err(RouterError::Bench)?;
         // A client's end of rustls keeps about as much as a server's: half is the router's.
         Ok((both - before) / 2.0 / count.max(1) as f64)
     }
 }
+
+/// Idle sessions, which stay until all was measured: memory given back would be used again for the next.
+type Kept = Vec<(client::TlsStream<TcpStream>, tokio::task::JoinHandle<()>, UnixStream)>;
 
 async fn pump(mut to: impl tokio::io::AsyncWrite + Unpin, time: Duration) -> io::Result<()> {
     let (began, block) = (Instant::now(), vec![7; 64 * 1024]);
@@ -177,16 +200,29 @@ fn key() -> Result<CertifiedKey, RouterError> {
     Ok(CertifiedKey::new(vec![CertificateDer::from(public.as_ref().to_vec())], key))
 }
 
+/// A client's configuration for measuring servers of this very machine, whatever they show.
+fn anything_goes() -> Result<Arc<ClientConfig>, TlsError> {
+    let anything = Pinned { key: None, algorithms: tls::provider().signature_verification_algorithms };
+    let mut config = ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(anything))
+        .with_no_client_auth();
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
 /// Takes the one key that this process made.
 #[derive(Debug)]
 struct Pinned {
-    key: CertificateDer<'static>,
+    /// A raw key; none is any certificate.
+    key: Option<CertificateDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Pinned {
     fn new(key: CertificateDer<'static>) -> Self {
-        Self { key, algorithms: tls::provider().signature_verification_algorithms }
+        Self { key: Some(key), algorithms: tls::provider().signature_verification_algorithms }
     }
 }
 
@@ -199,7 +235,7 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let same = *end_entity == self.key;
+        let same = self.key.as_ref().is_none_or(|key| end_entity == key);
         same.then(ServerCertVerified::assertion).ok_or_else(|| TlsError::General("Another key".to_owned()))
     }
 
@@ -218,6 +254,9 @@ impl ServerCertVerifier for Pinned {
         key: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
+        if self.key.is_none() {
+            return rustls::crypto::verify_tls13_signature(message, key, signature, &self.algorithms);
+        }
         verify_tls13_signature_with_raw_key(
             message,
             &SubjectPublicKeyInfoDer::from(key.as_ref()),
@@ -231,7 +270,7 @@ impl ServerCertVerifier for Pinned {
     }
 
     fn requires_raw_public_keys(&self) -> bool {
-        true
+        self.key.is_some()
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {

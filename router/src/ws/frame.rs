@@ -265,11 +265,11 @@ fn head_len(second: u8) -> usize {
 fn unmask(bytes: &mut [u8], mask: [u8; 4], at: u64) {
     let mut mask = mask;
     mask.rotate_left((at % 4) as usize);
-    // Eight at a time: a byte at a time is a third of the relay's cost.
-    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
-    let (words, rest) = bytes.as_chunks_mut::<8>();
+    // Sixteen at a time: a byte at a time is a third of the relay's cost.
+    let wide = u128::from_ne_bytes(std::array::from_fn(|i| mask[i % 4]));
+    let (words, rest) = bytes.as_chunks_mut::<16>();
     for word in words {
-        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+        *word = (u128::from_ne_bytes(*word) ^ wide).to_ne_bytes();
     }
     for (byte, mask) in rest.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= mask;

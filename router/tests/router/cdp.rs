@@ -195,9 +195,14 @@ impl Page<'_> {
         self.press_at(x, y, "middle");
     }
 
-    pub fn double_click_at(&self, x: f64, y: f64) {
-        self.press_at(x, y, "left");
-        self.press_at(x, y, "left");
+    /// Presses at one place and lets go at another.
+    pub fn drag(&self, from: (f64, f64), to: (f64, f64)) {
+        for (kind, (x, y), buttons) in
+            [("mouseMoved", from, 0), ("mousePressed", from, 1), ("mouseMoved", to, 1), ("mouseReleased", to, 0)]
+        {
+            let event = json!({ "type": kind, "x": x, "y": y, "button": "left", "buttons": buttons, "clickCount": 1 });
+            self.call("Input.dispatchMouseEvent", event);
+        }
     }
 
     fn press_at(&self, x: f64, y: f64, button: &str) {
