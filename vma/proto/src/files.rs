@@ -31,6 +31,7 @@ pub type UploadId = [u8; 16];
 pub const MAX_ENTRIES: usize = 2000;
 
 /// First and only frame to the agent. Append only.
+#[expect(clippy::large_enum_variant, reason = "there is no allocator to box with")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToFiles {
     /// What is in a folder. Names that start with a dot are left out.
@@ -66,6 +67,7 @@ pub enum ToFiles {
 }
 
 /// From the agent. Append only.
+#[expect(clippy::large_enum_variant, reason = "there is no allocator to box with")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromFiles {
     /// One file or folder, in no order.
