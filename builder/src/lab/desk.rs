@@ -18,6 +18,8 @@ pub(crate) const PARAMS: [(&str, &str); 4] = [
 
 /// How long typed words may take until their output arrives.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a shell gets for one word before it is typed again: an emulated one takes a second or two.
+const SHELL_PAUSE: Duration = Duration::from_secs(8);
 
 /// A screen of 1280x800 and whoever sits before it.
 #[derive(Debug)]
@@ -56,13 +58,27 @@ impl Desk {
         Ok(proxy)
     }
 
-    /// Opens a terminal on the desktop that `proxy` shows.
+    /// Opens a terminal on the desktop that `proxy` shows, and waits until its shell obeys.
     pub fn open_terminal(&self, proxy: &mut NxProxy) -> Result<(), LabError> {
         self.display.click(640, 300)?;
         let before = self.display.colours()?;
         self.display.key("super+Return")?;
-        // The frame of the terminal comes before its shell reads keys: the picture must settle again.
-        self.display.wait_settled("a terminal", |colours| colours != before, proxy.process())
+        let changed = || self.display.colours().is_ok_and(|c| c != before).then_some(());
+        proxy.process().wait_until("a terminal", PATIENCE, changed)?;
+        self.wait_for_shell()
+    }
+
+    /// Keys that come before the shell reads are lost, so a word is typed until the shell has obeyed it.
+    fn wait_for_shell(&self) -> Result<(), LabError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.command_to_here("clear; :")?;
+            match accept(&answer, SHELL_PAUSE) {
+                Err(error) if Instant::now() > end => return Err(self.photographed(error)),
+                Err(_) => self.display.key("ctrl+u")?,
+                Ok(_) => return Ok(()),
+            }
+        }
     }
 
     /// Types a line into the window that has the focus.
@@ -73,41 +89,52 @@ impl Desk {
     /// Types a command into a terminal and returns what it prints. Its output comes to this host through the
     /// node's NAT, not through the session.
     pub fn output_of(&self, command: &str) -> Result<String, LabError> {
-        let broken = |source| LabError::Connection { peer: "loopback".to_owned(), source };
+        let answer = self.command_to_here(command)?;
+        accept(&answer, PATIENCE).and_then(read).map_err(|error| self.photographed(error))
+    }
+
+    /// Types a command whose output comes to the listener that this returns.
+    fn command_to_here(&self, command: &str) -> Result<TcpListener, LabError> {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(broken)?;
         let port = listener.local_addr().map_err(broken)?.port();
         self.type_line(&format!("{command} > /dev/tcp/{HOST_IN_MACHINE}/{port}"))?;
-        match accept(&listener).and_then(|stream| read(stream).map_err(broken)) {
-            Ok(text) => Ok(text),
-            Err(error) => {
-                // What the screen shows tells more than the error; a picture that fails adds nothing to it.
-                let _shown = self.display.screenshot(&self.failure);
-                Err(error)
-            }
+        Ok(listener)
+    }
+
+    /// Saves what the screen shows, which tells more than the error; a picture that fails adds nothing to it.
+    fn photographed(&self, error: LabError) -> LabError {
+        let _shown = self.display.screenshot(&self.failure);
+        match error {
+            LabError::Timeout { what, limit, .. } => LabError::Timeout { what, limit, log: self.failure.clone() },
+            other => other,
         }
     }
+}
+
+fn broken(source: io::Error) -> LabError {
+    LabError::Connection { peer: "the desktop's command".to_owned(), source }
 }
 
 /// The first connection to `listener`.
-fn accept(listener: &TcpListener) -> Result<TcpStream, LabError> {
-    let broken = |source| LabError::Connection { peer: "the desktop's command".to_owned(), source };
+fn accept(listener: &TcpListener, limit: Duration) -> Result<TcpStream, LabError> {
     listener.set_nonblocking(true).map_err(broken)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + limit;
     loop {
         match listener.accept() {
             Ok((stream, _)) => return Ok(stream),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(100));
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(broken(e)),
+            Err(_) if Instant::now() > end => {
+                let what = "an answer from the desktop's shell".to_owned();
+                return Err(LabError::Timeout { what, limit, log: PathBuf::new() });
             }
-            Err(e) => return Err(broken(e)),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
 }
 
-fn read(mut stream: TcpStream) -> io::Result<String> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn read(mut stream: TcpStream) -> Result<String, LabError> {
     let mut text = String::new();
-    stream.read_to_string(&mut text)?;
+    stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(PATIENCE))).map_err(broken)?;
+    stream.read_to_string(&mut text).map_err(broken)?;
     Ok(text)
 }
