@@ -17,7 +17,7 @@ use crate::recipe::{Kind, Located};
 use crate::report::Report;
 use crate::rootfs::{self, Inputs};
 use crate::stamp::{self, Stamp};
-use crate::{apt, crates, tarball};
+use crate::{apt, crates, npm, tarball};
 
 /// Version of images built here.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -83,6 +83,9 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let build = Build { located: &located, options, cache: &cache, report };
     let lock = build.lock()?;
     let names: Vec<&str> = located.recipe.programs.iter().map(|p| p.name.as_str()).collect();
+    if names.contains(&"router") {
+        npm::bring(&source, options.level, &user, report)?;
+    }
     let built = programs::build(&names, options.level, &source, report)?;
     let done = build.image(lock, &built)?;
     let name = located.recipe.name.clone();

@@ -221,7 +221,7 @@ fn url_of(mirror: &Mirror, package: &Package) -> String {
 }
 
 /// A client that trusts the certificate authorities of this host, since an inner mirror may have its own.
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     let mut tls = ureq::tls::TlsConfig::builder();
     let roots = host_roots();
     if !roots.is_empty() {

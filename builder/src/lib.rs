@@ -23,6 +23,7 @@ pub mod lab;
 pub mod lock;
 pub mod mirror;
 pub mod modules;
+pub mod npm;
 pub mod overlay;
 pub mod pool;
 pub mod programs;
