@@ -193,6 +193,9 @@ fn unlicensed(one: &Crate) -> Error {
 }
 
 #[cfg(test)]
+mod rules;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};
