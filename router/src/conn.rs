@@ -18,6 +18,8 @@ use tokio::{
 pub const HEAD_LIMIT: Duration = Duration::from_secs(20);
 /// A client must take an answer within this time.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
+/// A client that was refused may go on sending for this long.
+const LINGER: Duration = Duration::from_secs(3);
 /// Bytes that a client may send ahead while it waits for the 101; no genuine client sends any.
 const AHEAD_LIMIT: usize = 64 * 1024;
 
@@ -131,6 +133,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             done = work => Ok(done),
             () = left => Err(Left),
         }
+    }
+
+    /// Reads and drops what a client still sends of a body that nobody wants, for a while: ended at once, the
+    /// connection would be reset, and the client would never read why.
+    pub async fn linger(&mut self) {
+        let drop_all = async {
+            while matches!(self.fill().await, Ok(1..)) {
+                self.buffer.clear();
+            }
+        };
+        let _long_enough = timeout(LINGER, drop_all).await;
     }
 
     /// Ends the connection; a client that does not take the goodbye does not get it.

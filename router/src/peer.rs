@@ -56,7 +56,7 @@ async fn reach(router: &Router, host: HostId, address: SocketAddr) -> io::Result
     let peers = peers.ok_or_else(|| io::Error::other("This node has no certificate for other nodes yet"))?;
     let name = tls::node_name(host).map_err(io::Error::other)?;
     let stream = TcpStream::connect(address).await?;
-    listen::tune(&stream);
+    listen::tune(&stream, listen::Silence::NODE);
     TlsConnector::from(peers.client).connect(name, stream).await
 }
 

@@ -128,6 +128,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
     async fn page(&mut self, mut page: web::Page, request: &Request) -> bool {
         page.close |= request.has_token("connection", "close");
         let sent = self.conn.send(&page.bytes(request.method == "HEAD")).await;
+        if sent.is_ok() && page.close && request.has_body() {
+            self.conn.linger().await;
+        }
         sent.is_ok() && !page.close
     }
 

@@ -96,12 +96,12 @@ impl Ends {
         let address = self.listener.local_addr()?;
         let dial = async {
             let tcp = TcpStream::connect(address).await?;
-            listen::tune(&tcp);
+            listen::tune(&tcp, listen::Silence::CLIENT);
             self.connector.connect(ServerName::from(address.ip()), tcp).await
         };
         let answer = async {
             let (tcp, _) = self.listener.accept().await?;
-            listen::tune(&tcp);
+            listen::tune(&tcp, listen::Silence::CLIENT);
             self.acceptor.accept(tcp).await
         };
         tokio::try_join!(dial, answer)

@@ -155,7 +155,7 @@ async fn one_session(
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let _waited_for = address.send(listener.local_addr()?);
     let (tcp, _) = listener.accept().await?;
-    listen::tune(&tcp);
+    listen::tune(&tcp, listen::Silence::CLIENT);
     let mut socket = Socket::new(acceptor.accept(tcp).await?);
     let mut guest = UnixStream::connect(guest).await?;
     let before = busy("/proc/thread-self/stat")?;
@@ -177,7 +177,7 @@ fn busy(path: &str) -> io::Result<Duration> {
 async fn connect(address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
     let connector = TlsConnector::from(super::anything_goes().map_err(io::Error::other)?);
     let tcp = TcpStream::connect(address).await?;
-    listen::tune(&tcp);
+    listen::tune(&tcp, listen::Silence::CLIENT);
     connector.connect(ServerName::from(address.ip()), tcp).await
 }
 
