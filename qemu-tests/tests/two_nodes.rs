@@ -99,16 +99,16 @@ fn a_desktop_runs_on_one_node_and_is_reached_from_both() -> Result<()> {
     assert_eq!(pair.containers()?, (1, 1));
 
     // From B back to A: its router was started again, and takes the session over.
-    let shown_at_a = desk.open(&pair.user_at(&pair.a)?, pair.desktop.vm)?;
+    let mut shown_at_a = desk.open(&pair.user_at(&pair.a)?, pair.desktop.vm)?;
     assert!(shown.process().wait_end(Duration::from_secs(60)), "two clients have the session");
     desk.display().click(640, 300)?;
     assert_eq!(desk.output_of("echo $mark")?.trim(), "same-window", "another shell");
-    drop(shown_at_a);
 
     // B loses its power, and the store is told not to wait ten minutes for it. Its desktop's storage lies
     // there: nothing starts it elsewhere.
     pair.store.qa(&["config", "set", "internal.hkd.cluster.node.timeout=40"])?;
     pair.b.process().kill();
+    assert!(shown_at_a.process().wait_end(Duration::from_secs(60)), "a session with a node that is gone");
     let filter = format!("name={VM}");
     pair.store.wait_for("B lost", "host", "name=b", Duration::from_secs(120), |row| row["state"] == "lost")?;
     let row = pair.store.one("vm", &filter)?;
