@@ -29,8 +29,8 @@ const FOR_NODED: &[&str] = &[
     "loop",
     "veth",
 ];
-/// What no device asks for by itself, and the machine is to have: power buttons, and QEMU's configuration device.
-const FOR_MACHINE: &[&str] = &["button", "evdev", "qemu_fw_cfg"];
+/// Power buttons, which no device asks for: one that is pressed as soon as the node is Ready must be heard.
+const FOR_BUTTONS: &[&str] = &["button", "evdev"];
 
 /// Loads modules as the kernel finds devices.
 pub struct Devices {
@@ -182,9 +182,9 @@ fn load_all() -> Result<(), sys::Error> {
     let mut devices = Devices::open()?;
     devices.load_named(FOR_BOOT);
     devices.load_pending(Urgency::Network)?;
+    devices.load_named(FOR_BUTTONS);
     devices.load_named(FOR_NODED);
     cgroup.weigh_cpu(1)?;
-    devices.load_named(FOR_MACHINE);
     devices.load_pending(Urgency::Later)?;
     tracing::info!(ms = sys::boottime::now_ms(), "Modules are loaded for all devices");
     cgroup.weigh_cpu(100)

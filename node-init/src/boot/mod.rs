@@ -21,7 +21,7 @@ pub use state::State;
 use crate::devices::Devices;
 use crate::fail::Failure;
 use crate::supervise;
-use phases::Phases;
+use phases::{Phases, SWITCH_ROOT};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub fn initrd() -> Result<Infallible, Failure> {
     let disk = phases.run("find-root", ROOT + SHORT, || verity_root::find(&cmdline, &mut devices, ROOT))?;
     let root = phases.run("verity", SHORT, || verity_root::open(&cmdline, &disk, &mut devices))?;
     drop(devices); // its index is memory that the next program has better use for
-    phases.run("switch-root", SHORT, || mounts::switch_to(&root))
+    phases.run(SWITCH_ROOT, SHORT, || mounts::switch_to(&root))
 }
 
 /// On the root: everything else. Ends with the machine.

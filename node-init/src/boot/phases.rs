@@ -9,6 +9,9 @@ use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
+/// Begins in the initrd and ends on the root.
+pub const SWITCH_ROOT: &str = "switch-root";
+
 /// What a phase may fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -98,8 +101,11 @@ impl Phases {
     /// After the change of root: goes on where the initrd ended.
     pub fn go_on() -> Self {
         kmsg::init();
-        let timeline = TimelineFile::load(Path::new(paths::TIMELINE));
-        Self { timeline, console: Console::open(), overseer: oversee() }
+        let mut timeline = TimelineFile::load(Path::new(paths::TIMELINE));
+        let console = Console::open();
+        // The initrd could not see the end of its last phase.
+        console.phase(SWITCH_ROOT, timeline.end(SWITCH_ROOT));
+        Self { timeline, console, overseer: oversee() }
     }
 
     /// Runs one phase. One that exceeds its limit ends in the failure page, wherever it hangs.
@@ -173,6 +179,8 @@ impl TimelineFile {
     pub fn begin(&mut self, name: &str) {
         let began_ms = sys::boottime::now_ms();
         self.0.phases.push(Phase { name: name.to_owned(), began_ms, took_ms: None });
+        // One that never ends, or ends in another program, is seen too.
+        self.write(Path::new(paths::TIMELINE));
     }
 
     /// The newest open phase of this name ended well; says how many milliseconds it took.

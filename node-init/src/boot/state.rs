@@ -40,10 +40,12 @@ pub fn open(disk: &Disk) -> Result<State, BootError> {
     let number = table.gpt.find(STATE).map_err(table.failed("find STATE in"))?.number;
     let device = node(disk, number)?;
     let unreadable = |source| BootError::State { device: device.display().to_string(), source };
-    if matches!(plan, StatePlan::Use(_)) && !ext4::is_clean(&device) {
-        check(&device).map_err(unreadable)?;
+    let attach = || mount(&device, model::paths::STATE, "ext4", FLAGS, "prjquota");
+    let known_good = !matches!(plan, StatePlan::Use(_)) || ext4::is_clean(&device);
+    // A file system may call itself clean and be damaged where only the mount looks.
+    if !known_good || attach().is_err() {
+        check(&device).and_then(|()| attach()).map_err(unreadable)?;
     }
-    mount(&device, model::paths::STATE, "ext4", FLAGS, "prjquota").map_err(unreadable)?;
     if grown {
         grow_file_system(&device);
     }
