@@ -9,7 +9,7 @@ const QUALITY = { auto: [6, 2], sharp: [9, 1], light: [2, 7] };
 /** Seconds before each try to reach the node again; the last one repeats. */
 const PAUSES = [0, 1, 2, 4, 8, 15];
 
-let RFB, rfb, channel, began, tries = 0, retry, closing = false, clipboardText = "";
+let RFB, rfb, channel, began, tries = 0, retry, closing = false, session, clipboardText = "";
 
 const settings = {
   get: (name, otherwise) => localStorage.getItem(`roost.${name}`) ?? otherwise,
@@ -47,6 +47,7 @@ function step(name) {
 }
 
 function failed(fault) {
+  began = undefined;
   if (fault.code === "R103") return (location.href = "/");
   const code = `${t("codeLabel")} ${fault.code}`;
   cover({ title: t(fault.code), text: fault.detail, code, go: t("again") });
@@ -61,13 +62,13 @@ async function connect() {
   if (!again) cover({ title: t("opening"), steps: true });
   try {
     if (!viewer) return cover({ title: t("noViewer"), text: t("noViewerHint") });
-    const session = await get("/web/session");
-    files.limit = session.uploadMax;
+    files.limit = (await get("/web/session")).uploadMax;
     RFB ??= (await import(`${viewer}/core/rfb.js`)).default;
-    const { ticket } = await post(`/web/desktops/${id}/ticket`);
+    const { ticket } = await post(`/web/desktops/${id}/ticket`, again && session ? { after: session } : {});
     dial(ticket);
   } catch (fault) {
     if (fault.code === "R000" && again) return lost();
+    if (fault.code === "R211") return takenOver();
     failed(fault instanceof Fault ? fault : new Fault({ code: "R305", detail: String(fault) }));
   }
 }
@@ -85,7 +86,10 @@ function dial(ticket) {
 
 function told(word) {
   if (word.step) step(word.step);
-  if (word.open) opened(word.resumed);
+  if (word.open) {
+    session = word.session;
+    opened(word.resumed);
+  }
 }
 
 function opened(resumed) {
@@ -121,10 +125,7 @@ function ended(code, fault) {
   delete document.body.dataset.open;
   if (closing) return;
   if (code === 4003) return (location.href = "/");
-  if (code === 4001) {
-    began = undefined;
-    return cover({ title: t("takenOver"), text: t("takenOverHint"), code: `${t("codeLabel")} R211`, go: t("takeBack") });
-  }
+  if (code === 4001) return takenOver();
   if (fault) {
     began = undefined;
     return failed(new Fault(fault));
@@ -135,6 +136,11 @@ function ended(code, fault) {
   }
   if (began === undefined && tries > 3) return failed(new Fault({ code: "R000" }));
   lost();
+}
+
+function takenOver() {
+  began = undefined;
+  cover({ title: t("takenOver"), text: t("takenOverHint"), code: `${t("codeLabel")} R211`, go: t("takeBack") });
 }
 
 /** The last picture stays, under a banner, while the node is sought again. */

@@ -45,6 +45,12 @@ struct LogoutForm {
     everywhere: bool,
 }
 
+#[derive(Deserialize)]
+struct DesktopForm {
+    /// The session that the page lost and wants back by itself, without its user's word.
+    after: Option<String>,
+}
+
 /// Sets the language and goes back to the front page.
 pub fn language(request: &Request) -> Page {
     let query = Query::parse(&request.query);
@@ -170,20 +176,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
     /// `/web/desktops/N/VERB`.
     pub async fn change_desktop(&mut self, path: &str) -> Result<Page, Fault> {
         let visitor = visit::changer(self.router, self.request)?;
-        let _nothing: Value = self.json().await?;
+        let form: DesktopForm = self.json().await?;
         let rest = path.strip_prefix("/web/desktops/").ok_or(Fault::NoAddress)?;
         let (id, verb) = rest.split_once('/').ok_or(Fault::NoAddress)?;
         let vm = VmId(id.parse().map_err(|_| Fault::NoDesktop)?);
         match verb {
-            "ticket" => self.ticket(&visitor, vm),
+            "ticket" => self.ticket(&visitor, vm, form.after.as_deref()),
             "start" => self.start(visitor.who, vm).await,
             "stop" => self.stop(visitor.who, vm).await,
             _ => Err(Fault::NoAddress),
         }
     }
 
-    fn ticket(&self, visitor: &logins::Visitor, vm: VmId) -> Result<Page, Fault> {
+    fn ticket(&self, visitor: &logins::Visitor, vm: VmId, after: Option<&str>) -> Result<Page, Fault> {
         open_for_users(self.router.node())?;
+        let lost = after.and_then(|session| u64::from_str_radix(session, 16).ok());
+        if let Some(fault) = lost.and_then(|session| self.router.web.desks.farewell(session)) {
+            return Err(fault);
+        }
         let ticket = random::bytes::<32>().map_err(|e| Fault::Ours(e.to_string()))?;
         self.router.web.logins().give_ticket(&visitor.id, &ticket, vm, Instant::now());
         Ok(Page::json(Status::Ok, &json!({ "ticket": logins::hex(&ticket) })))

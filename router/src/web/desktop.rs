@@ -24,12 +24,12 @@ use crate::{
     ws::{self, End, Socket},
 };
 use model::{UserId, VmId, grant::SignedGrant, key, local::SessionKind};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -47,7 +47,17 @@ mod code {
 
 /// What opens further connections to guests whose desktops are open here.
 #[derive(Default)]
-pub struct Desks(Mutex<HashMap<(UserId, VmId), Vec<Desk>>>);
+pub struct Desks {
+    open: Mutex<HashMap<(UserId, VmId), Vec<Desk>>>,
+    /// Why sessions were cut lately. A page whose connection broke in the same moment did not hear it, and
+    /// must not take the desktop back by itself.
+    farewells: Mutex<HashMap<u64, (Fault, Instant)>>,
+}
+
+/// A farewell is kept this long; a page tries again far sooner.
+const FAREWELL: Duration = Duration::from_secs(120);
+/// Most farewells that are kept.
+const MAX_FAREWELLS: usize = 10_000;
 
 /// One open desktop.
 #[derive(Clone)]
@@ -81,8 +91,23 @@ impl Desks {
         desks.get(&(visitor.who.user, vm))?.iter().find(|d| d.login == visitor.id).cloned()
     }
 
+    /// A session was cut.
+    fn part(&self, session: u64, fault: Fault) {
+        let (now, mut farewells) = (Instant::now(), self.farewells.lock().unwrap_or_else(PoisonError::into_inner));
+        farewells.retain(|_, (_, at)| now - *at < FAREWELL);
+        if farewells.len() < MAX_FAREWELLS {
+            farewells.insert(session, (fault, now));
+        }
+    }
+
+    /// Why a session that a page lost was cut, if it was; told once.
+    pub fn farewell(&self, session: u64) -> Option<Fault> {
+        let mut farewells = self.farewells.lock().unwrap_or_else(PoisonError::into_inner);
+        farewells.remove(&session).map(|(fault, _)| fault)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(UserId, VmId), Vec<Desk>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -215,7 +240,11 @@ async fn session_of<S: AsyncRead + AsyncWrite + Unpin>(
     let owner = (visitor.who.user, vm);
     let place = Place { host: acquired.host, address: acquired.address.into() };
     let desk = Desk { session: live.id(), login: visitor.id, place, grant: acquired.grant };
-    if socket.say(&json!({ "open": true, "resumed": resumed }).to_string()).await.is_err() {
+    if socket
+        .say(&json!({ "open": true, "resumed": resumed, "session": format!("{:016x}", live.id()) }).to_string())
+        .await
+        .is_err()
+    {
         return;
     }
     router.web.desks.add(owner, desk);
@@ -246,27 +275,28 @@ async fn session_of<S: AsyncRead + AsyncWrite + Unpin>(
     tracing::info!(session = id, guest = %vm, seconds, totals = ?totals, code, "A browser's session ended");
     drop(live);
     if let Some(fault) = fault {
+        router.web.desks.part(id, fault.clone());
         // The close frame's reason is too short for words of an administrator.
-        let text = ws::frame::message(ws::frame::Opcode::Text, json!({ "fault": fault }).to_string().as_bytes());
+        let text = ws::frame::message(ws::frame::Opcode::Text, json!({ "fault": fault.json() }).to_string().as_bytes());
         socket.queue(&text);
     }
     socket.close(code, "").await;
 }
 
 /// What the page hears of the end.
-fn words(ended: Ended) -> (u16, Option<Value>) {
+fn words(ended: Ended) -> (u16, Option<Fault>) {
     match ended {
         Ended::ByItself(End::Guest) => (code::ENDED, None),
         Ended::ByItself(End::GuestBroke(_)) => (code::BROKEN, None),
         Ended::ByItself(End::Client | End::Silent) => (code::ENDED, None),
         Ended::ByItself(End::Violation(violation)) => (violation.code(), None),
-        Ended::LoginOver => (code::LOGIN_OVER, Some(Fault::NoLogin.json())),
+        Ended::LoginOver => (code::LOGIN_OVER, Some(Fault::NoLogin)),
         Ended::RouterEnds => (code::ROUTER_ENDS, None),
         Ended::Aborted(reason) if reason == drain::REASON => (code::ROUTER_ENDS, None),
         Ended::Aborted(reason) => {
             let fault = Fault::of_abort(reason);
             let code = if fault == Fault::TakenOver { code::TAKEN_OVER } else { code::CUT };
-            (code, Some(fault.json()))
+            (code, Some(fault))
         }
     }
 }
@@ -306,7 +336,7 @@ mod tests {
         let taken = Ended::Aborted(model::sync::TAKEN_OVER.to_owned());
         assert_eq!(words(taken).0, 4001);
         let (code, fault) = words(Ended::Aborted("maintenance at noon".to_owned()));
-        assert_eq!((code, fault.expect("told")["detail"].as_str()), (4002, Some("maintenance at noon")));
+        assert_eq!((code, fault), (4002, Some(Fault::Cut("maintenance at noon".to_owned()))));
         assert_eq!(words(Ended::Aborted(drain::REASON.to_owned())).0, 1001);
         assert_eq!(words(Ended::LoginOver).0, 4003);
     }

@@ -109,13 +109,14 @@ impl Socket {
         }
     }
 
-    fn until_open(&mut self) {
+    fn until_open(&mut self) -> String {
         loop {
             let (opcode, payload) = self.frame().expect("open");
             let text = String::from_utf8_lossy(&payload);
             assert_eq!(opcode, 1, "{text}");
             if text.contains("\"open\":true") {
-                return;
+                let open: Value = serde_json::from_str(&text).expect("JSON");
+                return open["session"].as_str().expect("a session").to_owned();
             }
             assert!(text.contains("step"), "{text}");
         }
@@ -302,6 +303,23 @@ fn a_desktop_ends_within_a_second_when_it_is_revoked_and_the_browser_hears_why()
     assert_eq!(third.close_code(), 4003);
     assert!(began.elapsed() < Duration::from_secs(2));
     assert_eq!(ann.get(&world, "/web/session").status, 401);
+}
+
+#[test]
+fn a_page_that_broke_off_as_its_desktop_was_taken_does_not_take_it_back_by_itself() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let mut first = ann.socket(&world, vm::RUNNING);
+    let session = first.until_open();
+    let (_second, _guest) = ann.desktop(&world, vm::RUNNING);
+    drop(first);
+    let again = || {
+        let body = format!("{{\"after\":\"{session}\"}}");
+        world.client().ask(post(&world, "/web/desktops/1/ticket", &ann.headers(), &body))
+    };
+    let told = again();
+    assert!(told.status == 409 && told.body.contains("R211"), "{told:?}");
+    assert_eq!(again().status, 200, "told once: now it is the user who asks");
 }
 
 #[test]
