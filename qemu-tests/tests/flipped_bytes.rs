@@ -30,7 +30,7 @@ fn a_flipped_byte_that_every_boot_reads_is_never_read_as_data() -> Result<()> {
             bail!("a flipped byte in '{name}', at {offset} of the root, was read as data: {line}");
         }
         // The panic reboots by itself, so that boot counting can try another version.
-        node.qmp()?.wait_event("RESET", Duration::from_secs(30)).context(name)?;
+        node.qmp()?.wait_event("RESET", LIMIT).context(name)?;
         assert!(!node.console().text()?.contains(READY), "{name}: Ready all the same");
         let host = bench.store.one("host", &format!("name={name}"))?;
         assert!(host.is_null(), "{name}: the store knows the node: {host}");
