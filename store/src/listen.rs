@@ -1,5 +1,12 @@
 //! TLS listeners: accept, handshake within bounds, serve each connection in its own task, drain.
 
+use crate::error::chain;
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::HttpService,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -8,6 +15,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, info, warn};
+
+/// Why a service or a body failed, as hyper takes it.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A peer has so long for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -69,6 +79,36 @@ pub async fn serve<F, W>(
 fn is_refusal(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     matches!(cause, Some(rustls::Error::AlertReceived(_)))
+}
+
+/// Speaks HTTP/1.1 on a connection to its end; once the program is to stop, to the end of the request at work.
+/// A request's head must come within `head`.
+pub async fn http1<S>(
+    service: S,
+    stream: TlsStream<TcpStream>,
+    peer: SocketAddr,
+    head: Duration,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: HttpService<Incoming>,
+    S::Error: Into<Cause>,
+    S::ResBody: 'static,
+    <S::ResBody as Body>::Error: Into<Cause>,
+{
+    let mut builder = http1::Builder::new();
+    let connection =
+        builder.timer(TokioTimer::new()).header_read_timeout(head).serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, error = %chain(&error), "A connection ended early");
+    }
 }
 
 /// Resolves once the program is to stop.

@@ -5,6 +5,7 @@ use super::{
     many::{Command, One},
 };
 use crate::{
+    db::Tx,
     error::{Error, Result},
     import::{self, Order},
     secret,
@@ -109,29 +110,30 @@ async fn import_state(State(store): Shared, Path(id): Path<String>) -> Answer<Js
     store.imports.get(&id).map(Json).ok_or_else(|| Error::none("import", id).into())
 }
 
-async fn tag(
-    State(store): Shared,
-    Extension(Actor(actor)): Extension<Actor>,
-    Path(id): Path<u32>,
-    Body(Tag { tag }): Body<Tag>,
-) -> Answer<Json<Done>> {
-    let work = move |tx: &crate::db::Tx| {
-        tx.di_tag(DiId(id), &tag)?;
-        tx.event(&actor, "di.tag", &format!("di {id}"), &tag)
-    };
-    store.db.write(work).await?;
-    Ok(Json(Done { matched: 1, done: 1, failed: Vec::new() }))
+async fn tag(store: Shared, actor: Extension<Actor>, Path(id): Path<u32>, Body(body): Body<Tag>) -> Answer<Json<Done>> {
+    retag(store, actor, "di.tag", (DiId(id), body.tag), |tx, di, tag| tx.di_tag(di, tag)).await
 }
 
 async fn untag(
+    store: Shared,
+    actor: Extension<Actor>,
+    Path(id): Path<u32>,
+    Body(body): Body<Tag>,
+) -> Answer<Json<Done>> {
+    retag(store, actor, "di.untag", (DiId(id), body.tag), |tx, di, tag| tx.di_untag(di, tag)).await
+}
+
+/// Changes one tag, and notes who did it.
+async fn retag(
     State(store): Shared,
     Extension(Actor(actor)): Extension<Actor>,
-    Path(id): Path<u32>,
-    Body(Tag { tag }): Body<Tag>,
+    what: &'static str,
+    (di, tag): (DiId, String),
+    change: fn(&Tx<'_>, DiId, &str) -> Result<()>,
 ) -> Answer<Json<Done>> {
-    let work = move |tx: &crate::db::Tx| {
-        tx.di_untag(DiId(id), &tag)?;
-        tx.event(&actor, "di.untag", &format!("di {id}"), &tag)
+    let work = move |tx: &Tx<'_>| {
+        change(tx, di, &tag)?;
+        tx.event(&actor, what, &format!("di {di}"), &tag)
     };
     store.db.write(work).await?;
     Ok(Json(Done { matched: 1, done: 1, failed: Vec::new() }))
@@ -142,7 +144,7 @@ async fn del_dis(State(store): Shared, Extension(actor): Extension<Actor>, param
     let unused = Arc::new(Mutex::new(HashSet::new()));
     let found = unused.clone();
     let command = Command { object: Object::Di, filter: params.filter(Object::Di)?, actor: actor.0, what: "di.del" };
-    let work = move |tx: &crate::db::Tx, di: &crate::db::Named| {
+    let work = move |tx: &Tx<'_>, di: &crate::db::Named| {
         found.lock().unwrap_or_else(PoisonError::into_inner).extend(tx.di_del(DiId(di.id))?);
         Ok(One::Done)
     };

@@ -28,23 +28,16 @@ use axum::{
     routing::get,
 };
 use http::{HeaderMap, StatusCode, header, request::Parts};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::service::TowerToHyperService;
 use model::{
     api::{BASE, ErrorBody, MAX_BODY},
     filter::{Filter, Object},
 };
 use rustls::{crypto::ring, server::ServerConfig};
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::{debug, error, warn};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, warn};
 
 /// Requests at work have so long to end when the store stops.
 const GRACE: Duration = Duration::from_secs(10);
@@ -69,26 +62,9 @@ pub fn tls(store: &Store) -> Result<Arc<ServerConfig>> {
 /// Serves administrators until `stop`.
 pub async fn serve(store: Arc<Store>, listener: TcpListener, tls: Arc<ServerConfig>, stop: watch::Receiver<bool>) {
     let (router, ending) = (router(store), stop.clone());
-    let work = move |stream, peer| connection(router.clone(), stream, peer, ending.clone());
+    let work =
+        move |stream, peer| listen::http1(TowerToHyperService::new(router.clone()), stream, peer, HEAD, ending.clone());
     listen::serve(listener, TlsAcceptor::from(tls), stop, GRACE, work).await;
-}
-
-async fn connection(router: Router, stream: TlsStream<TcpStream>, peer: SocketAddr, mut stop: watch::Receiver<bool>) {
-    let service = TowerToHyperService::new(router);
-    let mut builder = http1::Builder::new();
-    let connection =
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD).serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = listen::stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%peer, error = %chain(&error), "A connection ended early");
-    }
 }
 
 /// Everything under [`BASE`].

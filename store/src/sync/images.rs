@@ -7,10 +7,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
-    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
 use model::Digest;
 use std::{convert::Infallible, io, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 use tokio::{
@@ -21,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::ReaderStream;
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// Read from disk at a time.
 const CHUNK: usize = 256 << 10;
@@ -35,27 +33,14 @@ pub(super) async fn serve(
     stream: TlsStream<TcpStream>,
     peer: SocketAddr,
     node: Option<Node>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let known = node.is_some();
     let service = service_fn(move |request: Request<Incoming>| {
         let store = store.clone();
         async move { Ok::<_, Infallible>(if known { answer(&store, &request).await } else { plain(StatusCode::FORBIDDEN) }) }
     });
-    let mut builder = http1::Builder::new();
-    let connection =
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD).serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = listen::stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%peer, %error, "An image download ended early");
-    }
+    listen::http1(service, stream, peer, HEAD, stop).await;
 }
 
 async fn answer(store: &Store, request: &Request<Incoming>) -> Response<Body> {
