@@ -1,6 +1,6 @@
 //! A person at a screen: opens a desktop, types into it, and reads what its programs send.
 
-use super::{Client, Display, Lab, LabError, NxProxy, store::HOST_IN_MACHINE};
+use super::{Client, Display, Lab, LabError, NxProxy, display::Looks, store::HOST_IN_MACHINE};
 use std::{
     io::{self, Read},
     net::{TcpListener, TcpStream},
@@ -19,7 +19,7 @@ pub(crate) const PARAMS: [(&str, &str); 4] = [
 /// How long typed words may take until their output arrives.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a shell gets for one word before it is typed again: an emulated one takes a second or two.
-const SHELL_PAUSE: Duration = Duration::from_secs(8);
+const SHELL_PAUSE: Duration = Duration::from_secs(4);
 
 /// A screen of 1280x800 and whoever sits before it.
 #[derive(Debug)]
@@ -63,7 +63,8 @@ impl Desk {
         self.display.click(640, 300)?;
         let before = self.display.colours()?;
         self.display.key("super+Return")?;
-        let changed = || self.display.colours().is_ok_and(|c| c != before).then_some(());
+        let mut looks = Looks::default();
+        let changed = || (looks.due() && self.display.colours().is_ok_and(|c| c != before)).then_some(());
         proxy.process().wait_until("a terminal", PATIENCE, changed)?;
         self.wait_for_shell()
     }
