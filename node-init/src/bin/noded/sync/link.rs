@@ -29,6 +29,8 @@ use tokio::{
 
 /// How long the store may take to welcome a node, and to take a frame.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long after Ready the boot timeline is complete for certain.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Why there is no link to the store.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +139,11 @@ impl Link<'_> {
                 Ok(()) = self.guests.changed() => {}
                 Ok(()) = self.able.changed() => {}
                 Ok(()) = sessions.changed() => {}
-                Ok(()) = verdict.changed() => self.beat(&mut meter, &mut told).await?,
+                Ok(()) = verdict.changed() => {
+                    self.beat(&mut meter, &mut told).await?;
+                    // PID 1 hears the verdict at this moment too, and enters Ready into the timeline.
+                    beat.reset_after(SOON);
+                }
                 _ = beat.tick() => self.beat(&mut meter, &mut told).await?,
             }
         }
