@@ -36,7 +36,7 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let Some(command) = commands::find(invocation.object.as_deref(), invocation.command.as_deref()) else {
-        output::say(&commands::overview(invocation.object.as_deref()));
+        output::say(&commands::overview(invocation.object.as_deref(), invocation.command.as_deref()));
         return Ok(if invocation.help { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     };
     if invocation.help {

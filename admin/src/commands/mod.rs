@@ -115,7 +115,7 @@ pub fn find(object: Option<&str>, name: Option<&str>) -> Option<&'static Command
 }
 
 /// What there is, when no command was named or an unknown one.
-pub fn overview(object: Option<&str>) -> String {
+pub fn overview(object: Option<&str>, name: Option<&str>) -> String {
     let known = all().any(|c| Some(c.object) == object);
     let mut names: Vec<&str> = if known {
         all().filter(|c| Some(c.object) == object).map(|c| c.name).collect()
@@ -124,6 +124,11 @@ pub fn overview(object: Option<&str>) -> String {
     };
     names.sort_unstable();
     names.dedup();
+    let unknown = match (object, name) {
+        (Some(object), Some(name)) if known => stranger(name, &format!("command of {object}"), &names),
+        (Some(object), _) if !known => stranger(object, "object", &names),
+        _ => String::new(),
+    };
     let (what, usage) = match object {
         Some(object) if known => ("subcommands", format!("qa {object} <command> [arguments]")),
         _ => (
@@ -132,7 +137,14 @@ pub fn overview(object: Option<&str>) -> String {
         ),
     };
     let lines: String = names.iter().map(|n| format!("    {n}\n")).collect();
-    format!("Usage: {usage}\nValid command expected, available {what}:\n{lines}")
+    format!("{unknown}Usage: {usage}\nValid command expected, available {what}:\n{lines}")
+}
+
+/// Says that a word is none of `known`, and which of them it is nearest to.
+fn stranger(word: &str, what: &str, known: &[&str]) -> String {
+    let near = model::suggest::nearest(word, known.iter().copied());
+    let advice = near.map(|n| format!(": did you mean {n}?")).unwrap_or_default();
+    format!("'{word}' is no {what}{advice}\n")
 }
 
 /// No arguments at all.
@@ -216,8 +228,22 @@ mod tests {
 
     #[test]
     fn an_unknown_command_lists_those_of_its_object() {
-        let text = overview(Some("osf"));
+        let text = overview(Some("osf"), None);
         assert!(text.contains("available subcommands:\n    add\n    del\n    list\n"), "{text}");
-        assert!(overview(Some("osff")).contains("    vm\n"));
+        assert!(text.starts_with("Usage: "), "{text}");
+        assert!(overview(Some("osff"), None).contains("    vm\n"));
+    }
+
+    #[test]
+    fn an_unknown_word_is_named_with_the_nearest_known_one() {
+        check("vm", Some("lst"), "'lst' is no command of vm: did you mean list?\nUsage: qa vm ");
+        check("vm", Some("frobnicate"), "'frobnicate' is no command of vm\nUsage: ");
+        check("hots", Some("list"), "'hots' is no object: did you mean host?\nUsage: qa [-f FILTER]");
+    }
+
+    #[track_caller]
+    fn check(object: &str, name: Option<&str>, begins: &str) {
+        let text = overview(Some(object), name);
+        assert!(text.starts_with(begins), "{text}");
     }
 }
