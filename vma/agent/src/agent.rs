@@ -9,13 +9,14 @@
 //! | signals | an orderly end |
 
 use crate::{
+    bridge,
     error::{Error, Result},
     link::Link,
-    machine::{Effect, Event, Machine, Now},
+    machine::{Client, Effect, Event, Machine, Now},
     nxlog::Line,
     options,
     params::Params,
-    proc,
+    proc::{self, Process},
     session::{self, Paths, Running, Word},
     splice, tcp,
     user::{self, Account},
@@ -32,6 +33,9 @@ use vma_proto::{FromVma, Kind, MAX_FRAME, Open, PROTO, Session, Ticket, ToVma};
 
 /// How long the end of the agent waits for the end of its session.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// Displays that bridges use by turns, behind the session's own.
+const BRIDGE_DISPLAYS: u16 = 4;
 
 /// How the agent is run.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ enum Message {
     Provisioned(Result<Account>),
     /// Of the session connection with this ticket.
     Claimed(Ticket),
+    /// The bridge of this ticket ended, and how.
+    BridgeEnded(Ticket, String),
     Shutdown,
 }
 
@@ -72,6 +78,9 @@ struct Agent {
     last_error: Option<String>,
     /// The session connection whose client has not yet said a word.
     dialled: Option<(Ticket, UnixStream)>,
+    /// The browser's way in, while there is one.
+    bridge: Option<(Ticket, Process)>,
+    bridges: u16,
     ending: Option<Instant>,
 }
 
@@ -109,6 +118,8 @@ impl Agent {
             runs: 0,
             last_error: None,
             dialled: None,
+            bridge: None,
+            bridges: 0,
             ending: None,
         }
     }
@@ -159,6 +170,7 @@ impl Agent {
                     self.event(Event::Claimed);
                 }
             }
+            Message::BridgeEnded(ticket, how) => self.bridge_ended(ticket, &how),
             Message::Shutdown => {
                 self.send(&FromVma::GoingDown);
                 self.ending = Some(Instant::now() + GRACE);
@@ -199,16 +211,27 @@ impl Agent {
 
     fn open(&mut self, open: &Open) {
         let params = Params::of(open);
-        let refused = match open.kind {
-            Kind::Vnc | Kind::Files => Some("this guest's agent serves NX clients only".to_owned()),
-            Kind::Nx => options::text(&params, self.settings.paths.display).err().map(|bad| bad.to_string()),
-        };
-        match refused {
-            Some(reason) => self.refuse(open.ticket, false, &reason),
-            None => {
+        match self.client(open.kind, &params) {
+            Err(reason) => self.refuse(open.ticket, false, &reason),
+            Ok(client) => {
                 self.params = params;
-                self.event(Event::Open(open.ticket));
+                self.event(Event::Open(open.ticket, client));
             }
+        }
+    }
+
+    /// The client that wants a session, or why there will be none.
+    fn client(&self, kind: Kind, params: &Params) -> std::result::Result<Client, String> {
+        options::text(params, self.settings.paths.display).map_err(|bad| bad.to_string())?;
+        match kind {
+            Kind::Nx => Ok(Client::Nx),
+            Kind::Files => Err("this guest's agent has no files to give".into()),
+            Kind::Vnc => match self.settings.paths.bridge.missing() {
+                Some(missing) => {
+                    Err(format!("this desktop cannot be shown in a browser: {} is missing", missing.display()))
+                }
+                None => Ok(Client::Browser),
+            },
         }
     }
 
@@ -249,17 +272,19 @@ impl Agent {
         match effect {
             Effect::Report(session) => self.send(&FromVma::State(session)),
             Effect::Provision => self.provision(),
-            Effect::Start => self.start(),
-            Effect::Resume => self.on_running("resume", |agent, running| {
-                agent.settings.paths.write_options(&agent.params)?;
+            Effect::Start(client) => self.start(client),
+            Effect::Resume(client) => self.on_running("resume", |agent, running| {
+                if let Some(account) = &agent.account {
+                    agent.settings.paths.write_options(account, &agent.params, client)?;
+                }
                 running.hang_up()
             }),
-            Effect::HangUp => self.on_running("hang up", |_, running| running.hang_up()),
-            Effect::Terminate => self.on_running("end", |_, running| running.terminate()),
-            Effect::Kill => self.on_running("kill", |_, running| running.kill()),
+            Effect::HangUp => self.leave("hang up", Running::hang_up),
+            Effect::Terminate => self.leave("end", Running::terminate),
+            Effect::Kill => self.leave("kill", Running::kill),
             Effect::Probe => self.probe(),
             Effect::StartDesktop => self.start_desktop(),
-            Effect::Opened { ticket, resumed } => self.opened(ticket, resumed),
+            Effect::Opened { ticket, client, resumed } => self.opened(ticket, client, resumed),
             Effect::Refused { ticket, retry, reason } => self.refuse(ticket, retry, &reason),
         }
     }
@@ -274,10 +299,10 @@ impl Agent {
         });
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, client: Client) {
         let Some(account) = &self.account else { return };
         self.runs += 1;
-        match session::start(&self.settings.paths, account, &self.params, self.runs, self.words()) {
+        match session::start(&self.settings.paths, account, &self.params, client, self.runs, self.words()) {
             Ok(running) => self.running = Some(running),
             Err(error) => {
                 tracing::error!(error = error.chain(), "Cannot start nxagent");
@@ -309,6 +334,12 @@ impl Agent {
         }
     }
 
+    /// Signals nxagent, and ends what serves a browser: left to themselves the two take 6 s to part.
+    fn leave(&mut self, action: &str, signal: impl FnOnce(&Running) -> Result<()>) {
+        self.on_running(action, |_, running| signal(running));
+        self.end_bridge();
+    }
+
     fn probe(&mut self) {
         match tcp::listens(self.settings.paths.port()) {
             Ok(true) => self.event(Event::Listens),
@@ -318,15 +349,51 @@ impl Agent {
     }
 
     /// Answers, and brings the session connection behind the answer.
-    fn opened(&mut self, ticket: Ticket, resumed: bool) {
+    fn opened(&mut self, ticket: Ticket, client: Client, resumed: bool) {
         if let Some((_, silent)) = self.dialled.take() {
             // Its client never spoke and must not, now that the listener is another's.
             let _gone = silent.shutdown(Shutdown::Both);
         }
         self.send(&FromVma::Opened { ticket, resumed });
-        if let Err(error) = self.dial(ticket) {
-            tracing::error!(%error, "Cannot open the session's connection to the node");
+        let dialled = match client {
+            Client::Nx => self.dial(ticket).map_err(Error::call("open", "the session's connection to the node")),
+            Client::Browser => self.dial_bridged(ticket),
+        };
+        if let Err(error) = dialled {
+            tracing::error!(error = error.chain(), "Cannot serve a client");
         }
+    }
+
+    /// The server speaks first, so the bridge begins at once and has used the listener up.
+    fn dial_bridged(&mut self, ticket: Ticket) -> Result<()> {
+        self.end_bridge();
+        let node = splice::dial(&self.settings.socket, ticket);
+        let node = node.map_err(Error::call("open", "the session's connection to the node"))?;
+        let Some(account) = &self.account else { return Ok(()) };
+        let (paths, queue) = (&self.settings.paths, self.queue.clone());
+        // Another number each time: the last one's server may still be ending.
+        self.bridges = self.bridges % BRIDGE_DISPLAYS + 1;
+        let ended = move |how| {
+            let _unheard = queue.send(Message::BridgeEnded(ticket, how));
+        };
+        let bridge = bridge::start(paths, account, &self.params, paths.display + self.bridges, node, ended)?;
+        self.bridge = Some((ticket, bridge));
+        self.event(Event::Claimed);
+        Ok(())
+    }
+
+    fn bridge_ended(&mut self, ticket: Ticket, how: &str) {
+        tracing::info!(how, "The bridge ended");
+        if let Some((_, bridge)) = self.bridge.take_if(|(current, _)| *current == ticket) {
+            proc::sweep(bridge.pid());
+            self.event(Event::ClientEnded);
+        }
+    }
+
+    /// One that is left has no session any more.
+    fn end_bridge(&mut self) {
+        let Some((_, bridge)) = self.bridge.take() else { return };
+        proc::sweep(bridge.pid());
     }
 
     fn dial(&mut self, ticket: Ticket) -> std::io::Result<()> {

@@ -4,6 +4,7 @@
 //! runs the agent; as `nxdialog` it is what nxagent asks when its window is closed.
 
 mod agent;
+mod bridge;
 mod dialog;
 mod environment;
 mod error;
@@ -24,7 +25,8 @@ use anyhow::{Context, bail};
 use session::Paths;
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-const USAGE: &str = "Usage: vma [--socket PATH] [--run DIR] [--nxagent PATH] [--desktop PATH] [--display N] [--as-self]
+const USAGE: &str = "Usage: vma [--socket PATH] [--run DIR] [--nxagent PATH] [--xvnc PATH] [--desktop PATH]
+           [--display N] [--as-self]
        vma init
        vma nxdialog --dialog KIND --parent PID ...";
 
@@ -47,6 +49,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
     match (name.as_str(), verb) {
         ("nxdialog", _) => Ok(dialog::main(&args)),
         (_, "nxdialog") => Ok(dialog::main(&args[1..])),
+        (_, "bridge") => bridge::main(&args[1..]),
         (_, "run-as") => proc::run_as(&args[1..]),
         ("init", _) | (_, "init") => init::main(),
         _ => agent(&args),
@@ -66,6 +69,7 @@ fn settings(args: &[OsString]) -> anyhow::Result<agent::Settings> {
         paths: Paths {
             run: "/run/vma".into(),
             nxagent: "/usr/bin/nxagent".into(),
+            bridge: bridge::Programs { xvnc: "/usr/bin/Xvnc".into(), nxproxy: "/usr/bin/nxproxy".into() },
             desktop: "/usr/lib/roost/session".into(),
             display: 100,
         },
@@ -78,6 +82,7 @@ fn settings(args: &[OsString]) -> anyhow::Result<agent::Settings> {
             Some("--socket") => settings.socket = value()?.into(),
             Some("--run") => settings.paths.run = value()?.into(),
             Some("--nxagent") => settings.paths.nxagent = value()?.into(),
+            Some("--xvnc") => settings.paths.bridge.xvnc = value()?.into(),
             Some("--desktop") => settings.paths.desktop = value()?.into(),
             Some("--display") => settings.paths.display = display(value()?)?,
             Some("--as-self") => settings.as_self = true,

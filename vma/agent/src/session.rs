@@ -1,8 +1,9 @@
 //! The programs of a session: nxagent, and behind its first client window manager and desktop.
 
 use crate::{
-    environment,
+    bridge, environment,
     error::{Error, Result},
+    machine::Client,
     nxlog::{self, Line},
     options,
     params::Params,
@@ -33,6 +34,8 @@ pub struct Paths {
     pub run: PathBuf,
     /// nxagent.
     pub nxagent: PathBuf,
+    /// What browsers need.
+    pub bridge: bridge::Programs,
     /// Runs window manager and desktop, and ends when the user logs out.
     pub desktop: PathBuf,
     /// Number of the X display.
@@ -65,8 +68,12 @@ impl Paths {
         options::port(self.display)
     }
 
-    /// Writes the options, which nxagent reads now and at each hang-up.
-    pub fn write_options(&self, params: &Params) -> Result<()> {
+    /// Writes the options and the cookies, which nxagent reads now and at each hang-up.
+    pub fn write_options(&self, account: &Account, params: &Params, client: Client) -> Result<()> {
+        match client {
+            Client::Nx => bridge::no_cookie(&self.run)?,
+            Client::Browser => bridge::new_cookie(&self.run, account)?,
+        }
         let text = options::text(params, self.display)
             .map_err(|bad| Error::call("use", "the options")(io::Error::other(bad)))?;
         let path = self.options();
@@ -80,8 +87,8 @@ impl Paths {
     }
 
     /// A display's lock and socket left by an nxagent that was killed keep the next one from starting.
-    fn clear_display(&self) {
-        for stale in [format!("/tmp/.X{}-lock", self.display), format!("/tmp/.X11-unix/X{}", self.display)] {
+    pub fn clear_display(&self, display: u16) {
+        for stale in [format!("/tmp/.X{display}-lock"), format!("/tmp/.X11-unix/X{display}")] {
             match fs::remove_file(&stale) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(stale, %error, "Cannot remove"),
                 _ => {}
@@ -90,13 +97,20 @@ impl Paths {
     }
 }
 
-/// Runs nxagent as the user; its words go to `words`.
-pub fn start<W>(paths: &Paths, account: &Account, params: &Params, run: u64, words: W) -> Result<Running>
+/// Runs nxagent as the user, listening for such a client; its words go to `words`.
+pub fn start<W>(
+    paths: &Paths,
+    account: &Account,
+    params: &Params,
+    client: Client,
+    run: u64,
+    words: W,
+) -> Result<Running>
 where
     W: Fn(Word) + Clone + Send + 'static,
 {
-    paths.write_options(params)?;
-    paths.clear_display();
+    paths.write_options(account, params, client)?;
+    paths.clear_display(paths.display);
     let nx_root = nx_root(account)?;
     let mut command = proc::as_user(account, &paths.nxagent);
     command.arg(format!(":{}", paths.display));
@@ -104,6 +118,7 @@ where
     command.arg("-options").arg(paths.options());
     command.arg("-display").arg(format!("nx/nx,options={}:{}", paths.options().display(), paths.display));
     command.envs(environment::of_session(account, params, paths.display, &nx_root));
+    command.env("XAUTHORITY", bridge::xauthority(&paths.run));
     let (reader, writer) = io::pipe().map_err(Error::call("make", "a pipe"))?;
     let twin = writer.try_clone().map_err(Error::call("copy", "a pipe"))?;
     command.stdout(writer).stderr(twin);
@@ -122,7 +137,7 @@ where
 }
 
 /// Made anew for each start of the guest, and gone with it; nxagent ends at once where it is missing.
-fn nx_root(account: &Account) -> Result<PathBuf> {
+pub fn nx_root(account: &Account) -> Result<PathBuf> {
     let path = account.runtime.join("nx");
     fs::create_dir_all(&path).map_err(Error::file("create", &path))?;
     if !account.is_self {
@@ -172,7 +187,7 @@ impl Running {
 }
 
 /// The user's own log of the session; without room for it the session goes on.
-fn log_for(path: &Path, account: &Account) -> Stdio {
+pub fn log_for(path: &Path, account: &Account) -> Stdio {
     // In the user's directory a link could lead anywhere.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_APPEND;
     let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path);

@@ -2,7 +2,7 @@
 
 mod node;
 
-use node::{Agent, Client, Node, open};
+use node::{Agent, Browser, Client, Node, open};
 use vma_proto::{FromVma, Kind, PROTO, Session, ToVma};
 
 #[test]
@@ -27,7 +27,7 @@ fn what_cannot_be_opened_is_refused_with_the_reason() {
     let mut node = Node::listen(dir.path());
     node.hello();
     node.send(&open([1; 16], Kind::Vnc, &[]));
-    assert_refused(node.next(), "NX clients only");
+    assert_refused(node.next(), "/nonexistent/Xvnc is missing");
     node.send(&open([2; 16], Kind::Nx, &[("qvd.client.link", "lan,listen=1")]));
     assert_refused(node.next(), "qvd.client.link is \"lan,listen=1\"");
     node.send(&open([3; 16], Kind::Nx, &[]));
@@ -44,13 +44,11 @@ fn assert_refused(message: FromVma, part: &str) {
 
 #[test]
 fn a_session_lives_through_clients_takeovers_and_restarts_of_the_node() {
-    let programs = ["/usr/bin/nxagent", "/usr/bin/nxproxy", "/usr/bin/Xvfb"];
-    if let Some(missing) = programs.iter().find(|path| !std::path::Path::new(path).exists()) {
-        eprintln!("skipped: needs {missing} (Debian packages nxagent, nxproxy, xvfb)");
+    if lacks_programs() {
         return;
     }
     let dir = tempfile::tempdir().expect("dir");
-    let agent = Agent::start(dir.path(), programs[0]);
+    let agent = Agent::start(dir.path(), "/usr/bin/nxagent");
     let mut node = Node::listen(dir.path());
     node.hello();
 
@@ -96,4 +94,95 @@ fn a_session_lives_through_clients_takeovers_and_restarts_of_the_node() {
     assert!(status.success(), "{status}");
     node.until(&FromVma::GoingDown);
     node.until(&FromVma::State(Session::Stopped));
+}
+
+fn lacks_programs() -> bool {
+    let programs = ["/usr/bin/nxagent", "/usr/bin/nxproxy", "/usr/bin/Xvfb", "/usr/bin/Xvnc"];
+    let missing = programs.iter().find(|path| !std::path::Path::new(path).exists());
+    if let Some(missing) = missing {
+        eprintln!("skipped: needs {missing} (Debian packages nxagent, nxproxy, xvfb, tigervnc-standalone-server)");
+    }
+    missing.is_some()
+}
+
+#[test]
+fn a_browser_and_an_nx_client_share_one_session_by_turns() {
+    if lacks_programs() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("dir");
+    let agent = Agent::start(dir.path(), "/usr/bin/nxagent");
+    let mut node = Node::listen(dir.path());
+    node.hello();
+
+    // A browser starts the session, and the desktop follows its size: down, and up beyond where it began.
+    let mut browser = Browser::new(node.browse([1; 16], "1000x600", false));
+    node.until(&FromVma::State(Session::Connected));
+    assert_eq!(browser.size(), (1000, 600));
+    agent.wait_for_desktop(1);
+    agent.wait_for_bridge(true);
+    for (width, height) in [(800, 500), (1400, 900)] {
+        browser.resize(width, height);
+        agent.wait_for_desktop_size(width, height);
+    }
+
+    // It goes; nothing of the bridge is left, and the session sleeps.
+    drop(browser);
+    node.until(&FromVma::State(Session::Suspended));
+    agent.wait_for_bridge(false);
+
+    // An NX client finds the same session, and a browser takes it from there.
+    let client = Client::connect(dir.path(), node.session([2; 16], true));
+    node.until(&FromVma::State(Session::Connected));
+    agent.wait_for_bridge(false);
+    let mut browser = Browser::new(node.browse([3; 16], "1600x1000", true));
+    node.until(&FromVma::State(Session::Connected));
+    agent.wait_for_desktop_size(1600, 1000);
+    drop(client);
+
+    // Another browser takes it over: the first one's connection ends.
+    let second = Browser::new(node.browse([4; 16], "800x600", true));
+    node.until(&FromVma::State(Session::Connected));
+    browser.wait_for_end();
+    agent.wait_for_desktop_size(800, 600);
+
+    // A browser that never says a word is a client all the same, and an NX client takes over from it.
+    drop(second);
+    node.until(&FromVma::State(Session::Suspended));
+    let silent = node.browse([5; 16], "", true);
+    node.until(&FromVma::State(Session::Connected));
+    let client = Client::connect(dir.path(), node.session([6; 16], true));
+    node.until(&FromVma::State(Session::Connected));
+    agent.wait_for_bridge(false);
+    drop((silent, client));
+
+    // All of this was one desktop. With it ends a browser's connection.
+    agent.wait_for_desktop(1);
+    node.until(&FromVma::State(Session::Suspended));
+    let mut browser = Browser::new(node.browse([7; 16], "1000x600", true));
+    node.until(&FromVma::State(Session::Connected));
+    node.send(&ToVma::Stop);
+    node.until(&FromVma::State(Session::Stopped));
+    browser.wait_for_end();
+    agent.wait_for_bridge(false);
+}
+
+#[test]
+fn a_browser_that_is_gone_before_its_bridge_stands_leaves_a_session_that_serves_the_next() {
+    if lacks_programs() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("dir");
+    let agent = Agent::start(dir.path(), "/usr/bin/nxagent");
+    let mut node = Node::listen(dir.path());
+    node.hello();
+    drop(node.browse([1; 16], "1000x600", false));
+    node.send(&open([2; 16], Kind::Vnc, &[]));
+    let (_resumed, stream) = node.opened([2; 16]);
+    let browser = Browser::new(stream);
+    node.until(&FromVma::State(Session::Connected));
+    agent.wait_for_desktop(1);
+    drop(browser);
+    node.until(&FromVma::State(Session::Suspended));
+    agent.wait_for_bridge(false);
 }

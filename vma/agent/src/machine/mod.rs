@@ -40,11 +40,20 @@ const HUP_AGAIN: Duration = Duration::from_secs(4);
 /// Pause between looks at the table of listeners.
 const PROBE: Duration = Duration::from_millis(20);
 
+/// What a client is to nxagent: to each it shows other cookies, so it listens for one or the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// The user's own NX client.
+    Nx,
+    /// Ours, on the display that a browser sees ([`crate::bridge`]).
+    Browser,
+}
+
 /// What happens to the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A client wants it.
-    Open(Ticket),
+    Open(Ticket, Client),
     /// Its client is to go.
     Suspend,
     /// It is to end.
@@ -59,6 +68,8 @@ pub enum Event {
     Listens,
     /// A client's first byte came, and the listener was used up for it.
     Claimed,
+    /// The client that used it up is gone: told of a browser's, which is ours to know.
+    ClientEnded,
     /// nxagent is gone (or could not be run), with its last words.
     Exited(String),
     /// The user's desktop ended: a log-out.
@@ -74,10 +85,10 @@ pub enum Effect {
     Report(Session),
     /// Make user and home; answered by [`Event::Provisioned`].
     Provision,
-    /// Write the options and run nxagent.
-    Start,
-    /// Write the options and hang up: it will listen again.
-    Resume,
+    /// Write the options for such a client and run nxagent.
+    Start(Client),
+    /// Write the options for such a client and hang up: it will listen again.
+    Resume(Client),
     /// Hang up: it suspends.
     HangUp,
     /// Ask it to end.
@@ -92,6 +103,8 @@ pub enum Effect {
     Opened {
         /// Of the request.
         ticket: Ticket,
+        /// Of the request.
+        client: Client,
         /// Whether windows may be there already.
         resumed: bool,
     },
@@ -112,6 +125,8 @@ pub struct Machine {
     state: Session,
     entered: Now,
     waiting: Option<Waiting>,
+    /// Whom the options were last written for.
+    prepared: Client,
     /// The first client was up: windows may exist, and a hang-up no longer ends the session.
     lived: bool,
     /// The listener was used up; its client is not yet up.
@@ -123,6 +138,7 @@ pub struct Machine {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     ticket: Ticket,
+    client: Client,
     since: Now,
 }
 
@@ -143,6 +159,7 @@ impl Default for Machine {
             state: Session::Stopped,
             entered: Now::ZERO,
             waiting: None,
+            prepared: Client::Nx,
             lived: false,
             claimed: false,
             hup: Hup::None,
@@ -188,7 +205,7 @@ impl Machine {
 
     fn react(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match event {
-            Event::Open(ticket) => self.open(ticket, now),
+            Event::Open(ticket, client) => self.open(ticket, client, now),
             Event::Suspend => self.suspend(),
             Event::Stop => self.stop(),
             Event::NodeLost => self.forget(),
@@ -196,15 +213,16 @@ impl Machine {
             Event::Log(line) => self.log(line, now),
             Event::Listens => self.listens(),
             Event::Claimed => self.claim(),
+            Event::ClientEnded => self.client_ended(),
             Event::Exited(why) => self.exited(why, now),
             Event::DesktopEnded => self.terminate(),
             Event::Tick => self.tick(now),
         }
     }
 
-    fn open(&mut self, ticket: Ticket, now: Now) -> Vec<Effect> {
+    fn open(&mut self, ticket: Ticket, client: Client, now: Now) -> Vec<Effect> {
         let mut effects = self.refuse(false, "another client asked for the session after this one");
-        self.waiting = Some(Waiting { ticket, since: now });
+        self.waiting = Some(Waiting { ticket, client, since: now });
         match self.state {
             Session::Stopped => {
                 self.state = Session::Provisioning;
@@ -261,15 +279,18 @@ impl Machine {
             return vec![];
         }
         match result {
-            Ok(()) if self.waiting.is_some() => {
-                self.state = Session::Starting;
-                self.next_probe = now + PROBE;
-                vec![Effect::Start]
-            }
-            Ok(()) => {
-                self.state = Session::Stopped;
-                vec![]
-            }
+            Ok(()) => match self.waiting {
+                Some(waiting) => {
+                    self.state = Session::Starting;
+                    self.next_probe = now + PROBE;
+                    self.prepared = waiting.client;
+                    vec![Effect::Start(waiting.client)]
+                }
+                None => {
+                    self.state = Session::Stopped;
+                    vec![]
+                }
+            },
             Err(why) => {
                 self.state = Session::Stopped;
                 self.refuse(false, &why)
@@ -290,6 +311,17 @@ impl Machine {
     fn claim(&mut self) -> Vec<Effect> {
         self.claimed |= self.state == Session::Listening;
         vec![]
+    }
+
+    /// nxagent waits a minute for one that went before it was up: no later client is to wait with it.
+    fn client_ended(&mut self) -> Vec<Effect> {
+        if self.state == Session::Listening && self.claimed { self.listen_anew() } else { vec![] }
+    }
+
+    /// Has it stop to listen: what lives is suspended by it, and what does not is ended. A waiting request
+    /// then goes on from there.
+    fn listen_anew(&mut self) -> Vec<Effect> {
+        if self.lived { vec![Effect::HangUp] } else { self.terminate() }
     }
 
     fn log(&mut self, line: Line, now: Now) -> Vec<Effect> {
@@ -373,14 +405,13 @@ impl Machine {
         match self.hup {
             Hup::Due(at) if now >= at => {
                 self.hup = Hup::None;
-                if self.waiting.is_none() || self.state != Session::Suspended {
-                    return vec![];
-                }
+                let Some(waiting) = self.waiting.filter(|_| self.state == Session::Suspended) else { return vec![] };
                 self.state = Session::Starting;
                 self.entered = now;
                 self.hup = Hup::Sent(now);
                 self.next_probe = now + PROBE;
-                vec![Effect::Resume]
+                self.prepared = waiting.client;
+                vec![Effect::Resume(waiting.client)]
             }
             Hup::Sent(at) if now >= at + HUP_AGAIN => {
                 self.hup = Hup::Sent(now);
@@ -429,8 +460,12 @@ impl Machine {
     }
 
     fn answer(&mut self) -> Vec<Effect> {
-        let resumed = self.lived;
-        self.waiting.take().map(|waiting| Effect::Opened { ticket: waiting.ticket, resumed }).into_iter().collect()
+        let Some(Waiting { ticket, client, .. }) = self.waiting else { return vec![] };
+        if client != self.prepared {
+            return self.listen_anew();
+        }
+        self.waiting = None;
+        vec![Effect::Opened { ticket, client, resumed: self.lived }]
     }
 
     fn refuse(&mut self, retry: bool, reason: &str) -> Vec<Effect> {

@@ -37,11 +37,12 @@ impl Life {
     }
 }
 
+use Client::*;
 use Effect::*;
 use Session::*;
 
 fn opened(ticket: Ticket, resumed: bool) -> Effect {
-    Opened { ticket, resumed }
+    Opened { ticket, client: Nx, resumed }
 }
 
 fn refused(ticket: Ticket, retry: bool, reason: &str) -> Effect {
@@ -50,8 +51,8 @@ fn refused(ticket: Ticket, retry: bool, reason: &str) -> Effect {
 
 fn listening() -> Life {
     Life::new()
-        .on(Event::Open(A), &[Report(Provisioning), Provision])
-        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start])
+        .on(Event::Open(A, Nx), &[Report(Provisioning), Provision])
+        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start(Nx)])
         .on(Event::Log(Line::Starting), &[])
         .on(Event::Log(Line::Waiting), &[])
         .on(Event::Tick, &[Probe])
@@ -70,7 +71,7 @@ fn suspended() -> Life {
 }
 
 fn resuming() -> Life {
-    suspended().on(Event::Open(B), &[]).at_deadline(&[Report(Starting), Resume])
+    suspended().on(Event::Open(B, Nx), &[]).at_deadline(&[Report(Starting), Resume(Nx)])
 }
 
 #[test]
@@ -93,7 +94,7 @@ fn a_hang_up_waits_out_the_second_of_the_suspension() {
     let life = suspended();
     let entered = life.0.entered;
     let mut machine = life.0;
-    machine.step(Event::Open(B), entered);
+    machine.step(Event::Open(B, Nx), entered);
     assert_eq!(machine.deadline(), Some(entered + HUP_PAUSE));
     assert_eq!(machine.step(Event::Tick, entered + HUP_PAUSE / 2), []);
 }
@@ -120,10 +121,10 @@ fn a_session_deaf_to_hang_ups_is_left_suspended_with_its_windows() {
 #[test]
 fn a_second_client_takes_the_session_over() {
     connected()
-        .on(Event::Open(B), &[Report(Suspending), HangUp])
+        .on(Event::Open(B, Nx), &[Report(Suspending), HangUp])
         .on(Event::Log(Line::Suspending), &[])
         .on(Event::Log(Line::Suspended), &[Report(Suspended)])
-        .at_deadline(&[Report(Starting), Resume])
+        .at_deadline(&[Report(Starting), Resume(Nx)])
         .on(Event::Log(Line::Resuming), &[])
         .on(Event::Tick, &[Probe])
         .on(Event::Listens, &[Report(Listening), opened(B, true)]);
@@ -133,38 +134,38 @@ fn a_second_client_takes_the_session_over() {
 fn a_client_that_asked_during_the_negotiation_of_another_takes_over_after_it() {
     listening()
         .on(Event::Claimed, &[])
-        .on(Event::Open(B), &[])
+        .on(Event::Open(B, Nx), &[])
         .on(Event::Log(Line::Started), &[Report(Suspending), StartDesktop, HangUp]);
 }
 
 #[test]
 fn a_listener_nobody_came_to_is_given_to_the_next_client_while_it_is_fresh() {
-    listening().on(Event::Open(B), &[opened(B, false)]);
-    listening().later(45).on(Event::Open(B), &[]);
+    listening().on(Event::Open(B, Nx), &[opened(B, false)]);
+    listening().later(45).on(Event::Open(B, Nx), &[]);
 }
 
 #[test]
 fn of_two_requests_the_later_stays() {
     let superseded = "another client asked for the session after this one";
     Life::new()
-        .on(Event::Open(A), &[Report(Provisioning), Provision])
-        .on(Event::Open(B), &[refused(A, false, superseded)])
-        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start])
+        .on(Event::Open(A, Nx), &[Report(Provisioning), Provision])
+        .on(Event::Open(B, Nx), &[refused(A, false, superseded)])
+        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start(Nx)])
         .on(Event::Listens, &[Report(Listening), opened(B, false)]);
 }
 
 #[test]
 fn a_user_that_cannot_be_made_is_the_answer() {
     Life::new()
-        .on(Event::Open(A), &[Report(Provisioning), Provision])
+        .on(Event::Open(A, Nx), &[Report(Provisioning), Provision])
         .on(Event::Provisioned(Err("no room".into())), &[Report(Stopped), refused(A, false, "no room")]);
 }
 
 #[test]
 fn an_nxagent_that_dies_at_its_start_is_the_answer_with_its_last_words() {
     Life::new()
-        .on(Event::Open(A), &[Report(Provisioning), Provision])
-        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start])
+        .on(Event::Open(A, Nx), &[Report(Provisioning), Provision])
+        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start(Nx)])
         .on(Event::Log(Line::Ending), &[])
         .on(Event::Exited("no such file".into()), &[Report(Stopped), refused(A, false, "no such file")]);
 }
@@ -173,9 +174,9 @@ fn an_nxagent_that_dies_at_its_start_is_the_answer_with_its_last_words() {
 fn a_request_that_meets_the_end_of_a_session_gets_a_new_one() {
     connected()
         .on(Event::Stop, &[Report(Stopping), Terminate])
-        .on(Event::Open(B), &[])
+        .on(Event::Open(B, Nx), &[])
         .on(Event::Exited(String::new()), &[Report(Provisioning), Provision])
-        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start]);
+        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start(Nx)]);
 }
 
 #[test]
@@ -184,7 +185,7 @@ fn a_failed_first_client_ends_the_session_and_the_next_one_starts_a_new_one() {
         .on(Event::Claimed, &[])
         .on(Event::Log(Line::Ending), &[Report(Stopping)])
         .on(Event::Exited(String::new()), &[Report(Stopped)])
-        .on(Event::Open(B), &[Report(Provisioning), Provision]);
+        .on(Event::Open(B, Nx), &[Report(Provisioning), Provision]);
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn a_log_out_ends_the_session() {
 #[test]
 fn a_stop_while_the_user_is_made_starts_nothing() {
     Life::new()
-        .on(Event::Open(A), &[Report(Provisioning), Provision])
+        .on(Event::Open(A, Nx), &[Report(Provisioning), Provision])
         .on(Event::Stop, &[refused(A, false, "the session is being ended")])
         .on(Event::Provisioned(Ok(())), &[Report(Stopped)]);
 }
@@ -227,15 +228,82 @@ fn before_the_first_client_a_suspend_does_nothing_since_it_would_end_the_session
 #[test]
 fn a_request_is_refused_when_the_session_stays_busy_and_may_be_repeated() {
     connected()
-        .on(Event::Open(B), &[Report(Suspending), HangUp])
+        .on(Event::Open(B, Nx), &[Report(Suspending), HangUp])
         .at_deadline(&[refused(B, true, "the session is still suspending")])
         .at_deadline(&[Report(Stopping), Terminate]);
 }
 
 #[test]
 fn a_node_that_forgot_the_request_gets_no_resume() {
-    let life = suspended().on(Event::Open(B), &[]).on(Event::NodeLost, &[]);
+    let life = suspended().on(Event::Open(B, Nx), &[]).on(Event::NodeLost, &[]);
     assert_eq!(life.0.deadline(), None);
+}
+
+fn opened_to(client: Client, ticket: Ticket, resumed: bool) -> Effect {
+    Opened { ticket, client, resumed }
+}
+
+fn listening_for_a_browser() -> Life {
+    Life::new()
+        .on(Event::Open(A, Browser), &[Report(Provisioning), Provision])
+        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start(Browser)])
+        .on(Event::Listens, &[Report(Listening), opened_to(Browser, A, false)])
+}
+
+#[test]
+fn a_browser_gets_a_session_as_any_client_does() {
+    listening_for_a_browser()
+        .on(Event::Claimed, &[])
+        .on(Event::Log(Line::Started), &[Report(Connected), StartDesktop])
+        .on(Event::ClientEnded, &[]);
+}
+
+#[test]
+fn a_browser_takes_over_from_an_nx_client_and_back() {
+    connected()
+        .on(Event::Open(B, Browser), &[Report(Suspending), HangUp])
+        .on(Event::Log(Line::Suspended), &[Report(Suspended)])
+        .at_deadline(&[Report(Starting), Resume(Browser)])
+        .on(Event::Log(Line::Resuming), &[])
+        .on(Event::Listens, &[Report(Listening), opened_to(Browser, B, true)])
+        .on(Event::Claimed, &[])
+        .on(Event::Log(Line::Resumed), &[Report(Connected)])
+        .on(Event::Open(A, Nx), &[Report(Suspending), HangUp])
+        .on(Event::Log(Line::Suspended), &[Report(Suspended)])
+        .at_deadline(&[Report(Starting), Resume(Nx)]);
+}
+
+#[test]
+fn a_listener_for_another_kind_of_client_is_made_anew() {
+    // Nothing lives yet: it ends, and the request gets a new one.
+    listening()
+        .on(Event::Open(B, Browser), &[Report(Stopping), Terminate])
+        .on(Event::Exited(String::new()), &[Report(Provisioning), Provision])
+        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start(Browser)]);
+    // Windows live: it goes back to sleep, and is woken for the other.
+    resuming()
+        .on(Event::Log(Line::Resuming), &[])
+        .on(Event::Listens, &[Report(Listening), opened(B, true)])
+        .on(Event::Open(A, Browser), &[HangUp])
+        .on(Event::Log(Line::Suspended), &[Report(Suspended)])
+        .at_deadline(&[Report(Starting), Resume(Browser)]);
+    // The request changed while the session was starting.
+    Life::new()
+        .on(Event::Open(A, Nx), &[Report(Provisioning), Provision])
+        .on(Event::Provisioned(Ok(())), &[Report(Starting), Start(Nx)])
+        .on(Event::Open(B, Browser), &[refused(A, false, "another client asked for the session after this one")])
+        .on(Event::Listens, &[Report(Stopping), Terminate]);
+}
+
+#[test]
+fn a_browser_that_goes_before_it_is_up_leaves_no_deaf_listener() {
+    listening_for_a_browser().on(Event::Claimed, &[]).on(Event::ClientEnded, &[Report(Stopping), Terminate]);
+    resuming()
+        .on(Event::Log(Line::Resuming), &[])
+        .on(Event::Listens, &[Report(Listening), opened(B, true)])
+        .on(Event::Claimed, &[])
+        .on(Event::ClientEnded, &[HangUp])
+        .on(Event::Log(Line::Suspended), &[Report(Suspended)]);
 }
 
 fn line() -> impl Strategy<Value = Line> {
@@ -254,7 +322,7 @@ fn line() -> impl Strategy<Value = Line> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        3 => any::<u8>().prop_map(|n| Event::Open([n; 16])),
+        3 => any::<u8>().prop_map(|n| Event::Open([n; 16], if n % 2 == 0 { Nx } else { Browser })),
         1 => Just(Event::Suspend),
         1 => Just(Event::Stop),
         1 => Just(Event::DesktopEnded),
@@ -263,6 +331,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => line().prop_map(Event::Log),
         2 => Just(Event::Listens),
         2 => Just(Event::Claimed),
+        1 => Just(Event::ClientEnded),
         1 => Just(Event::Exited("x".into())),
         4 => Just(Event::Tick),
     ]
@@ -286,8 +355,10 @@ impl Ledger {
                     self.answered += 1;
                 }
                 Refused { .. } => self.answered += 1,
-                Start => assert!(!std::mem::replace(&mut self.runs, true), "a second nxagent"),
-                Resume | HangUp | Terminate | Kill | StartDesktop => assert!(self.runs, "{effect:?} without nxagent"),
+                Start(_) => assert!(!std::mem::replace(&mut self.runs, true), "a second nxagent"),
+                Resume(_) | HangUp | Terminate | Kill | StartDesktop => {
+                    assert!(self.runs, "{effect:?} without nxagent")
+                }
                 Report(session) => self.reported = Some(*session),
                 Probe | Provision => {}
             }
@@ -308,7 +379,7 @@ proptest! {
             if matches!(event, Event::Exited(_)) && !std::mem::replace(&mut ledger.runs, false) {
                 continue;
             }
-            ledger.asked += usize::from(matches!(event, Event::Open(_)));
+            ledger.asked += usize::from(matches!(event, Event::Open(..)));
             let effects = machine.step(event, Duration::from_millis(clock));
             ledger.note(&effects, machine.state());
         }

@@ -31,6 +31,7 @@ fn display() -> u16 {
 pub struct Agent {
     child: Child,
     starts: PathBuf,
+    log: PathBuf,
 }
 
 impl Agent {
@@ -46,17 +47,47 @@ impl Agent {
             .arg(dir.join("vma.sock"))
             .arg("--run")
             .arg(dir.join("run"))
+            .args(["--xvnc", &nxagent.replace("nxagent", "Xvnc")])
             .args(["--nxagent", nxagent, "--display", &display().to_string(), "--desktop"])
             .arg(&desktop)
             .spawn()
             .expect("the agent starts");
-        Self { child, starts }
+        Self { child, starts, log: dir.join("run/nxagent.log") }
     }
 
     /// Until the desktop has been started so many times in all.
     #[track_caller]
     pub fn wait_for_desktop(&self, times: usize) {
         wait("the desktop", || fs::read_to_string(&self.starts).is_ok_and(|text| text.lines().count() == times));
+    }
+
+    /// Until the session's display has this size.
+    #[track_caller]
+    pub fn wait_for_desktop_size(&self, width: u16, height: u16) {
+        let (what, wanted) = (format!("a desktop of {width}x{height}"), format!("geometry [{width}x{height}]"));
+        wait(&what, || {
+            let text = fs::read_to_string(&self.log).unwrap_or_default();
+            text.lines().rfind(|line| line.contains("resized to geometry")).is_some_and(|line| line.contains(&wanted))
+        });
+    }
+
+    /// Until all parts of a browser's bridge run, or none does.
+    #[track_caller]
+    pub fn wait_for_bridge(&self, wanted: bool) {
+        // Found by the directory of this test, which is in the arguments or the environment of each.
+        let dir = self.log.parent().expect("directory").display().to_string();
+        let ours = |pid: &str| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| contains(&env, dir.as_bytes()));
+        wait(if wanted { "the bridge" } else { "the bridge's end" }, || {
+            let mut found = 0;
+            for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+                let pid = entry.file_name().to_string_lossy().into_owned();
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                if matches!(name.trim(), "Xvnc" | "Xtigervnc") && ours(&pid) {
+                    found += 1;
+                }
+            }
+            found == usize::from(wanted)
+        });
     }
 
     /// Ends it in order.
@@ -165,7 +196,31 @@ impl Node {
     #[track_caller]
     pub fn session(&mut self, ticket: Ticket, resumed: bool) -> UnixStream {
         self.send(&open(ticket, Kind::Nx, &[("qvd.client.link", "lan"), ("qvd.client.geometry", "800x600")]));
-        self.until(&FromVma::Opened { ticket, resumed });
+        let (was_resumed, stream) = self.opened(ticket);
+        assert_eq!(was_resumed, resumed);
+        stream
+    }
+
+    /// The same for a browser.
+    #[track_caller]
+    pub fn browse(&mut self, ticket: Ticket, geometry: &str, resumed: bool) -> UnixStream {
+        let params = [("qvd.client.os", "browser"), ("qvd.client.link", "lan"), ("qvd.client.geometry", geometry)];
+        self.send(&open(ticket, Kind::Vnc, &params));
+        let (was_resumed, stream) = self.opened(ticket);
+        assert_eq!(was_resumed, resumed);
+        stream
+    }
+
+    /// The answer to a request, and the connection behind it.
+    #[track_caller]
+    pub fn opened(&mut self, ticket: Ticket) -> (bool, UnixStream) {
+        let resumed = loop {
+            match self.next() {
+                FromVma::Opened { ticket: other, resumed } if other == ticket => break resumed,
+                FromVma::State(_) => {}
+                other => panic!("{other:?} before the session"),
+            }
+        };
         let (mut stream, _) = self.listener.accept().expect("session connection");
         let mut decoder = Decoder::default();
         loop {
@@ -174,7 +229,7 @@ impl Node {
             stream.read_exact(&mut byte).expect("the ticket");
             if let (_, Some(frame)) = decoder.push::<FromVma>(&byte) {
                 assert_eq!(frame, Ok(FromVma::Session(ticket)));
-                return stream;
+                return (resumed, stream);
             }
         }
     }
@@ -241,4 +296,73 @@ fn relay(client: TcpStream, session: UnixStream) {
         let _ended = io::copy(&mut from_session, &mut to_client);
         let _closed = to_client.shutdown(std::net::Shutdown::Both);
     });
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// A browser's side of RFB 3.8, as far as a test needs it.
+pub struct Browser {
+    stream: UnixStream,
+    size: (u16, u16),
+}
+
+impl Browser {
+    /// Shakes hands, and asks for one picture after the other.
+    #[track_caller]
+    pub fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+        assert_eq!(read_some(&stream, 12), b"RFB 003.008\n");
+        (&stream).write_all(b"RFB 003.008\n").expect("sent");
+        assert_eq!(read_some(&stream, 2), [1, 1], "one kind of security: none");
+        (&stream).write_all(&[1]).expect("sent");
+        assert_eq!(read_some(&stream, 4), [0; 4], "no failure");
+        (&stream).write_all(&[0]).expect("sent");
+        let head = read_some(&stream, 24);
+        let size = (u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]]));
+        // Raw, ExtendedDesktopSize, extended key events.
+        let mut encodings = vec![2, 0, 0, 3];
+        encodings.extend([0i32, -308, -258].iter().flat_map(|n| n.to_be_bytes()));
+        (&stream).write_all(&encodings).expect("sent");
+        let (mut reader, mut writer) = (stream.try_clone().expect("clone"), stream.try_clone().expect("clone"));
+        thread::spawn(move || {
+            let mut buffer = [0; 65536];
+            // Whatever comes is asked for again: the server must never have to wait for us.
+            while writer.write_all(&[3, 1, 0, 0, 0, 0, 0, 64, 0, 64]).is_ok()
+                && matches!(reader.read(&mut buffer), Ok(1..))
+            {}
+        });
+        Self { stream, size }
+    }
+
+    /// The display's size at the connection's begin.
+    pub fn size(&self) -> (u16, u16) {
+        self.size
+    }
+
+    /// SetDesktopSize.
+    pub fn resize(&mut self, width: u16, height: u16) {
+        let ([w0, w1], [h0, h1]) = (width.to_be_bytes(), height.to_be_bytes());
+        let message = [251, 0, w0, w1, h0, h1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, w0, w1, h0, h1, 0, 0, 0, 0];
+        self.stream.write_all(&message).expect("sent");
+    }
+
+    /// Until the server has closed the connection.
+    #[track_caller]
+    pub fn wait_for_end(&mut self) {
+        wait("the end of the browser's connection", || self.stream.write_all(&[3, 1, 0, 0, 0, 0, 0, 1, 0, 1]).is_err());
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _gone = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn read_some(mut stream: &UnixStream, n: usize) -> Vec<u8> {
+    let mut bytes = vec![0; n];
+    stream.read_exact(&mut bytes).expect("the server speaks");
+    bytes
 }
