@@ -11,6 +11,7 @@
 use crate::{
     bridge,
     error::{Error, Result},
+    files,
     link::Link,
     machine::{Client, Effect, Event, Machine, Now},
     nxlog::Line,
@@ -24,8 +25,8 @@ use crate::{
 use std::{
     io::Write,
     net::Shutdown,
-    os::unix::net::UnixStream,
-    path::PathBuf,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     time::{Duration, Instant},
 };
@@ -37,6 +38,9 @@ const GRACE: Duration = Duration::from_secs(8);
 /// Displays that bridges use by turns, behind the session's own.
 const BRIDGE_DISPLAYS: u16 = 4;
 
+/// Connections to the user's files at a time, at most.
+const TRANSFERS: usize = 8;
+
 /// How the agent is run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -46,6 +50,8 @@ pub struct Settings {
     pub paths: Paths,
     /// Run sessions as ourselves and make no user.
     pub as_self: bool,
+    /// The home then, in place of our own.
+    pub home: Option<PathBuf>,
 }
 
 enum Message {
@@ -54,6 +60,9 @@ enum Message {
     Provisioned(Result<Account>),
     /// Of the session connection with this ticket.
     Claimed(Ticket),
+    /// For a connection to the user's files.
+    Files(Ticket, Result<Account>),
+    FilesEnded(String),
     /// The bridge of this ticket ended, and how.
     BridgeEnded(Ticket, String),
     Shutdown,
@@ -81,6 +90,8 @@ struct Agent {
     /// The browser's way in, while there is one.
     bridge: Option<(Ticket, Process)>,
     bridges: u16,
+    /// Connections to the user's files.
+    transfers: usize,
     ending: Option<Instant>,
 }
 
@@ -120,6 +131,7 @@ impl Agent {
             dialled: None,
             bridge: None,
             bridges: 0,
+            transfers: 0,
             ending: None,
         }
     }
@@ -170,6 +182,11 @@ impl Agent {
                     self.event(Event::Claimed);
                 }
             }
+            Message::Files(ticket, account) => self.files(ticket, account),
+            Message::FilesEnded(how) => {
+                tracing::info!(how, "A transfer ended");
+                self.transfers -= 1;
+            }
             Message::BridgeEnded(ticket, how) => self.bridge_ended(ticket, &how),
             Message::Shutdown => {
                 self.send(&FromVma::GoingDown);
@@ -211,6 +228,9 @@ impl Agent {
 
     fn open(&mut self, open: &Open) {
         let params = Params::of(open);
+        if open.kind == Kind::Files {
+            return self.open_files(open.ticket, params);
+        }
         match self.client(open.kind, &params) {
             Err(reason) => self.refuse(open.ticket, false, &reason),
             Ok(client) => {
@@ -225,7 +245,7 @@ impl Agent {
         options::text(params, self.settings.paths.display).map_err(|bad| bad.to_string())?;
         match kind {
             Kind::Nx => Ok(Client::Nx),
-            Kind::Files => Err("this guest's agent has no files to give".into()),
+            Kind::Files => Err("files are no session".into()),
             Kind::Vnc => match self.settings.paths.bridge.missing() {
                 Some(missing) => {
                     Err(format!("this desktop cannot be shown in a browser: {} is missing", missing.display()))
@@ -290,13 +310,54 @@ impl Agent {
     }
 
     fn provision(&self) {
-        let (params, queue) = (self.params.clone(), self.queue.clone());
-        let (as_self, run) = (self.settings.as_self, self.settings.paths.run.clone());
+        self.provide(self.params.clone(), Message::Provisioned);
+    }
+
+    /// Finds or makes the user in a thread of its own.
+    fn provide(&self, params: Params, told: impl FnOnce(Result<Account>) -> Message + Send + 'static) {
+        let (settings, queue) = (self.settings.clone(), self.queue.clone());
         proc::spawn("provision", move || {
-            let account = if as_self { user::myself(&run) } else { user::provision(&params) };
+            let account = match settings.as_self {
+                true => user::myself(&settings.paths.run, settings.home),
+                false => user::provision(&params),
+            };
             // Nobody listens when the agent ends.
-            let _unheard = queue.send(Message::Provisioned(account));
+            let _unheard = queue.send(told(account));
         });
+    }
+
+    fn open_files(&mut self, ticket: Ticket, params: Params) {
+        match &self.account {
+            Some(account) => self.files(ticket, Ok(account.clone())),
+            None => self.provide(params, move |account| Message::Files(ticket, account)),
+        }
+    }
+
+    fn files(&mut self, ticket: Ticket, account: Result<Account>) {
+        let account = match account {
+            Ok(account) => account,
+            Err(error) => return self.refuse(ticket, false, &error.chain()),
+        };
+        self.send(&FromVma::Opened { ticket, resumed: false });
+        if let Err(error) = self.transfer(ticket, &account) {
+            tracing::error!(error = error.chain(), "Cannot serve the user's files");
+        }
+    }
+
+    fn transfer(&mut self, ticket: Ticket, account: &Account) -> Result<()> {
+        let node = splice::dial(&self.settings.socket, ticket);
+        let node = node.map_err(Error::call("open", "the session's connection to the node"))?;
+        if self.transfers >= TRANSFERS {
+            return files::busy(node).map_err(Error::call("refuse", "a transfer"));
+        }
+        let mut command = proc::as_user(account, Path::new("/proc/self/exe"));
+        command.arg("files").stdin(OwnedFd::from(node));
+        let queue = self.queue.clone();
+        let _served = Process::start(command, move |how| {
+            let _unheard = queue.send(Message::FilesEnded(how));
+        })?;
+        self.transfers += 1;
+        Ok(())
     }
 
     fn start(&mut self, client: Client) {
@@ -432,7 +493,7 @@ impl Agent {
 }
 
 /// As much of the text as a frame has room for.
-fn clipped<const N: usize>(text: &str) -> heapless::String<N> {
+pub fn clipped<const N: usize>(text: &str) -> heapless::String<N> {
     let mut clipped = heapless::String::new();
     for char in text.chars() {
         if clipped.push(char).is_err() {

@@ -8,6 +8,7 @@ mod bridge;
 mod dialog;
 mod environment;
 mod error;
+mod files;
 mod init;
 mod link;
 mod log;
@@ -26,7 +27,7 @@ use session::Paths;
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 const USAGE: &str = "Usage: vma [--socket PATH] [--run DIR] [--nxagent PATH] [--xvnc PATH] [--desktop PATH]
-           [--display N] [--as-self]
+           [--display N] [--as-self] [--home DIR]
        vma init
        vma nxdialog --dialog KIND --parent PID ...";
 
@@ -50,6 +51,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
         ("nxdialog", _) => Ok(dialog::main(&args)),
         (_, "nxdialog") => Ok(dialog::main(&args[1..])),
         (_, "bridge") => bridge::main(&args[1..]),
+        (_, "files") => files::main(),
         (_, "run-as") => proc::run_as(&args[1..]),
         ("init", _) | (_, "init") => init::main(),
         _ => agent(&args),
@@ -74,6 +76,7 @@ fn settings(args: &[OsString]) -> anyhow::Result<agent::Settings> {
             display: 100,
         },
         as_self: false,
+        home: None,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -85,6 +88,7 @@ fn settings(args: &[OsString]) -> anyhow::Result<agent::Settings> {
             Some("--xvnc") => settings.paths.bridge.xvnc = value()?.into(),
             Some("--desktop") => settings.paths.desktop = value()?.into(),
             Some("--display") => settings.paths.display = display(value()?)?,
+            Some("--home") => settings.home = Some(value()?.into()),
             Some("--as-self") => settings.as_self = true,
             _ => bail!("Unknown argument {arg:?}\n{USAGE}"),
         }

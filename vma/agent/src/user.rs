@@ -49,8 +49,12 @@ struct Wanted {
     umask: String,
 }
 
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Finds or makes the user that the parameters name, with home and runtime directory.
 pub fn provision(params: &Params) -> Result<Account> {
+    // A session and a transfer may both find that there is none yet.
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let wanted = Wanted::of(params)?;
     let user = match find(&wanted.name)? {
         Some(user) => user,
@@ -73,11 +77,11 @@ pub fn provision(params: &Params) -> Result<Account> {
     })
 }
 
-/// The agent's own user, with its runtime directory below `run`.
-pub fn myself(run: &Path) -> Result<Account> {
+/// The agent's own user, with its runtime directory below `run`, and perhaps another home.
+pub fn myself(run: &Path, home: Option<PathBuf>) -> Result<Account> {
     let uid = unistd::getuid();
     let user = User::from_uid(uid).map_err(Error::call("look up", format!("user {uid}")))?;
-    let home = user.as_ref().map_or_else(|| run.to_owned(), |user| user.dir.clone());
+    let home = home.or_else(|| user.as_ref().map(|user| user.dir.clone())).unwrap_or_else(|| run.to_owned());
     let runtime = run.join("runtime");
     make_dir(&runtime, 0o700, uid, unistd::getgid())?;
     Ok(Account {

@@ -186,3 +186,29 @@ fn a_browser_that_is_gone_before_its_bridge_stands_leaves_a_session_that_serves_
     node.until(&FromVma::State(Session::Suspended));
     agent.wait_for_bridge(false);
 }
+
+#[test]
+fn files_come_and_go_beside_any_session() {
+    use std::io::{Read, Write};
+    use vma_proto::files::{FromFiles, ToFiles};
+    let dir = tempfile::tempdir().expect("dir");
+    let _agent = Agent::start(dir.path(), "/nonexistent/nxagent");
+    let mut node = Node::listen(dir.path());
+    node.hello();
+    let body: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    node.send(&open([1; 16], Kind::Files, &[]));
+    let (_, mut stream) = node.opened([1; 16]);
+    let (name, total) = ("big.bin".try_into().expect("short"), body.len() as u64);
+    node::say(&mut stream, &ToFiles::Put { id: [9; 16], folder: Default::default(), name, offset: 0, total });
+    assert_eq!(node::hear::<FromFiles>(&mut stream), FromFiles::Ready { offset: 0, size: 0, modified: 0 });
+    stream.write_all(&body).expect("sent");
+    assert!(matches!(node::hear(&mut stream), FromFiles::Done { .. }));
+
+    node.send(&open([2; 16], Kind::Files, &[]));
+    let (_, mut stream) = node.opened([2; 16]);
+    node::say(&mut stream, &ToFiles::Get { file: "big.bin".try_into().expect("short"), offset: 1_000_000 });
+    assert!(matches!(node::hear(&mut stream), FromFiles::Ready { offset: 1_000_000, .. }));
+    let mut back = vec![];
+    stream.read_to_end(&mut back).expect("read");
+    assert!(back == body[1_000_000..]);
+}

@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_cookie_is_read_back_and_another_file_is_refused() {
         let dir = tempfile::tempdir().expect("dir");
-        let account = crate::user::myself(dir.path()).expect("account");
+        let account = crate::user::myself(dir.path(), None).expect("account");
         new_cookie(dir.path(), &account).expect("made");
         let first = cookie(&xauthority(dir.path())).expect("read");
         new_cookie(dir.path(), &account).expect("made again");

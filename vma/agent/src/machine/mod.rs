@@ -142,14 +142,14 @@ struct Waiting {
     since: Now,
 }
 
-/// Where a resume stands.
+/// Where a resume stands, or a suspension that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hup {
     /// None asked for, or heard.
     None,
     /// To be sent then.
     Due(Now),
-    /// Sent then, not yet confirmed by `Resuming session`.
+    /// Sent then, not yet confirmed by `Resuming session` or `Suspending session`.
     Sent(Now),
 }
 
@@ -206,7 +206,7 @@ impl Machine {
     fn react(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match event {
             Event::Open(ticket, client) => self.open(ticket, client, now),
-            Event::Suspend => self.suspend(),
+            Event::Suspend => self.suspend(now),
             Event::Stop => self.stop(),
             Event::NodeLost => self.forget(),
             Event::Provisioned(result) => self.provisioned(result, now),
@@ -229,17 +229,19 @@ impl Machine {
                 effects.push(Effect::Provision);
             }
             Session::Listening if !self.claimed && now < self.entered + LISTEN_FRESH => effects.extend(self.answer()),
-            Session::Connected => effects.extend(self.suspend()),
+            Session::Connected => effects.extend(self.suspend(now)),
             Session::Suspended => self.hup = Hup::Due(now.max(self.entered + HUP_PAUSE)),
             _ => {}
         }
         effects
     }
 
-    fn suspend(&mut self) -> Vec<Effect> {
+    fn suspend(&mut self, now: Now) -> Vec<Effect> {
         match self.state {
             Session::Connected => {
                 self.state = Session::Suspending;
+                // In the same moment as `Session resumed` it is lost now and then.
+                self.hup = Hup::Sent(now);
                 vec![Effect::HangUp]
             }
             // Before the first client a hang-up would end the session.
@@ -329,9 +331,13 @@ impl Machine {
             return vec![];
         }
         match line {
-            Line::Started | Line::Resumed if self.state != Session::Stopping => self.connected(),
+            Line::Started | Line::Resumed if self.state != Session::Stopping => self.connected(now),
             Line::Suspending if matches!(self.state, Session::Connected | Session::Listening) => {
                 self.state = Session::Suspending;
+                vec![]
+            }
+            Line::Suspending if self.state == Session::Suspending => {
+                self.hup = Hup::None;
                 vec![]
             }
             Line::Suspended if self.state != Session::Stopping => self.suspended(now),
@@ -349,7 +355,7 @@ impl Machine {
         }
     }
 
-    fn connected(&mut self) -> Vec<Effect> {
+    fn connected(&mut self, now: Now) -> Vec<Effect> {
         let first = !std::mem::replace(&mut self.lived, true);
         self.state = Session::Connected;
         self.claimed = false;
@@ -357,7 +363,7 @@ impl Machine {
         let mut effects = if first { vec![Effect::StartDesktop] } else { vec![] };
         if self.waiting.is_some() {
             // Asked for while this client was on its way: the later one has it.
-            effects.extend(self.suspend());
+            effects.extend(self.suspend(now));
         }
         effects
     }
@@ -441,7 +447,7 @@ impl Machine {
             return self.terminate();
         }
         if self.claimed {
-            return self.connected();
+            return self.connected(now);
         }
         self.entered = now;
         vec![Effect::HangUp]

@@ -229,8 +229,19 @@ fn before_the_first_client_a_suspend_does_nothing_since_it_would_end_the_session
 fn a_request_is_refused_when_the_session_stays_busy_and_may_be_repeated() {
     connected()
         .on(Event::Open(B, Nx), &[Report(Suspending), HangUp])
+        .on(Event::Log(Line::Suspending), &[])
         .at_deadline(&[refused(B, true, "the session is still suspending")])
         .at_deadline(&[Report(Stopping), Terminate]);
+}
+
+#[test]
+fn a_suspension_that_nxagent_did_not_hear_is_asked_for_again() {
+    connected()
+        .on(Event::Suspend, &[Report(Suspending), HangUp])
+        .at_deadline(&[HangUp])
+        .at_deadline(&[HangUp])
+        .on(Event::Log(Line::Suspending), &[])
+        .on(Event::Log(Line::Suspended), &[Report(Suspended)]);
 }
 
 #[test]

@@ -24,7 +24,8 @@ static DISPLAYS: AtomicU16 = AtomicU16::new(0);
 
 /// Displays that no other test, nor another run of these tests, uses.
 fn display() -> u16 {
-    200 + (std::process::id() % 800) as u16 + DISPLAYS.fetch_add(1, Ordering::Relaxed) * 800 % 1700
+    // An agent's bridges use the four behind its own.
+    200 + (std::process::id() % 25) as u16 * 70 + DISPLAYS.fetch_add(1, Ordering::Relaxed) % 14 * 5
 }
 
 /// The agent under test.
@@ -43,6 +44,8 @@ impl Agent {
         fs::set_permissions(&desktop, fs::Permissions::from_mode(0o755)).expect("mode");
         let child = Command::new(env!("CARGO_BIN_EXE_vma"))
             .arg("--as-self")
+            .arg("--home")
+            .arg(dir)
             .arg("--socket")
             .arg(dir.join("vma.sock"))
             .arg("--run")
@@ -365,4 +368,23 @@ fn read_some(mut stream: &UnixStream, n: usize) -> Vec<u8> {
     let mut bytes = vec![0; n];
     stream.read_exact(&mut bytes).expect("the server speaks");
     bytes
+}
+
+/// Sends one frame.
+pub fn say<T: serde::Serialize>(stream: &mut UnixStream, message: &T) {
+    let mut buffer = [0; MAX_FRAME];
+    stream.write_all(vma_proto::encode(message, &mut buffer).expect("encodes")).expect("sent");
+}
+
+/// Reads one frame, and not a byte more.
+#[track_caller]
+pub fn hear<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> T {
+    let mut decoder = Decoder::default();
+    loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a frame");
+        if let (_, Some(frame)) = decoder.push(&byte) {
+            return frame.expect("a good frame");
+        }
+    }
 }
