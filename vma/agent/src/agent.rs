@@ -15,7 +15,7 @@ use crate::{
     link::Link,
     machine::{Client, Effect, Event, Machine, Now},
     nxlog::Line,
-    options,
+    options::{self, Tolerance},
     params::Params,
     proc::{self, Process},
     session::{self, Paths, Running, Word},
@@ -242,7 +242,7 @@ impl Agent {
 
     /// The client that wants a session, or why there will be none.
     fn client(&self, kind: Kind, params: &Params) -> std::result::Result<Client, String> {
-        options::text(params, self.settings.paths.display).map_err(|bad| bad.to_string())?;
+        options::text(params, self.settings.paths.display, Tolerance::Safe).map_err(|bad| bad.to_string())?;
         match kind {
             Kind::Nx => Ok(Client::Nx),
             Kind::Files => Err("files are no session".into()),
@@ -293,12 +293,7 @@ impl Agent {
             Effect::Report(session) => self.send(&FromVma::State(session)),
             Effect::Provision => self.provision(),
             Effect::Start(client) => self.start(client),
-            Effect::Resume(client) => self.on_running("resume", |agent, running| {
-                if let Some(account) = &agent.account {
-                    agent.settings.paths.write_options(account, &agent.params, client)?;
-                }
-                running.hang_up()
-            }),
+            Effect::Resume(client) => self.resume(client),
             Effect::HangUp => self.leave("hang up", Running::hang_up),
             Effect::Terminate => self.leave("end", Running::terminate),
             Effect::Kill => self.leave("kill", Running::kill),
@@ -370,6 +365,18 @@ impl Agent {
                 self.event(Event::Exited(error.chain()));
             }
         }
+    }
+
+    fn resume(&mut self, client: Client) {
+        if let Some(running) = self.running.as_mut().filter(|_| client == Client::Browser) {
+            running.tolerance = session::tolerance(client);
+        }
+        self.on_running("resume", |agent, running| {
+            if let Some(account) = &agent.account {
+                agent.settings.paths.write_options(account, &agent.params, client, running.tolerance)?;
+            }
+            running.hang_up()
+        });
     }
 
     fn words(&self) -> impl Fn(Word) + Clone + Send + 'static {

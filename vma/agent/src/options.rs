@@ -2,11 +2,21 @@
 
 use crate::params::Params;
 
+/// How much a client may differ from the one before it for its session to be resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// By nxagent's own judgement: right between clients of one kind.
+    Safe,
+    /// In any way. A resume on a display with fewer depths hangs half-done otherwise: a browser's has seven,
+    /// and other clients six.
+    Any,
+}
+
 /// The file's text for a session on this display, or which value is not allowed.
 ///
 /// There is no `cookie=`: genuine QVD clients send none, and with one nxagent would refuse them. What
 /// protects the session is that it listens on loopback only, so that its bytes come through the agent.
-pub fn text(params: &Params, display: u16) -> Result<String, BadOption> {
+pub fn text(params: &Params, display: u16, tolerance: Tolerance) -> Result<String, BadOption> {
     let mut line = String::from("nx/nx");
     let mut add = |name: &str, value: &str| {
         line.push_str(&format!(",{name}={value}"));
@@ -26,9 +36,11 @@ pub fn text(params: &Params, display: u16) -> Result<String, BadOption> {
         add("media", &audio_port(display).to_string());
     }
     add("type", "desktop");
-    // A resume hangs half-done on a client with other depths by "strict", the default, and with fewer by "safe":
-    // a browser's display has seven, and other clients six.
-    add("tolerancechecks", "risky");
+    let checks = match tolerance {
+        Tolerance::Safe => "safe",
+        Tolerance::Any => "risky",
+    };
+    add("tolerancechecks", checks);
     add("loopback", "1");
     add("listen", &port(display).to_string());
     line.push_str(&format!(":{display}\n"));
@@ -78,7 +90,7 @@ mod tests {
 
     #[track_caller]
     fn check(params: &Params, expect: &str) {
-        assert_eq!(text(params, 100).as_deref(), Ok(expect));
+        assert_eq!(text(params, 100, Tolerance::Safe).as_deref(), Ok(expect));
     }
 
     #[test]
@@ -93,7 +105,7 @@ mod tests {
         check(
             &params,
             "nx/nx,keyboard=pc105/es,client=linux,link=lan,geometry=1024x768,fullscreen=1,type=desktop,\
-             tolerancechecks=risky,loopback=1,listen=4100:100\n",
+             tolerancechecks=safe,loopback=1,listen=4100:100\n",
         );
     }
 
@@ -101,7 +113,7 @@ mod tests {
     fn a_client_that_says_nothing_gets_the_defaults() {
         check(
             &Params::default(),
-            "nx/nx,keyboard=pc105/us,link=adsl,type=desktop,tolerancechecks=risky,loopback=1,listen=4100:100\n",
+            "nx/nx,keyboard=pc105/us,link=adsl,type=desktop,tolerancechecks=safe,loopback=1,listen=4100:100\n",
         );
     }
 
@@ -110,7 +122,7 @@ mod tests {
         let params = Params::from([("vma.audio.enable", "1")]);
         check(
             &params,
-            "nx/nx,keyboard=pc105/us,link=adsl,media=7100,type=desktop,tolerancechecks=risky,loopback=1,listen=4100:100\n",
+            "nx/nx,keyboard=pc105/us,link=adsl,media=7100,type=desktop,tolerancechecks=safe,loopback=1,listen=4100:100\n",
         );
         assert!(!audio(&Params::from([("vma.audio.enable", "0")])));
     }
@@ -118,7 +130,7 @@ mod tests {
     #[test]
     fn a_value_that_could_add_an_option_is_refused_by_name() {
         let params = Params::from([("qvd.client.geometry", "1x1,listen=80")]);
-        let error = text(&params, 100).expect_err("refused");
+        let error = text(&params, 100, Tolerance::Any).expect_err("refused");
         assert!(error.to_string().starts_with("qvd.client.geometry is \"1x1,listen=80\""), "{error}");
     }
 
@@ -126,7 +138,7 @@ mod tests {
         #[test]
         fn no_client_adds_or_moves_an_option(value in "\\PC{0,20}") {
             let params = Params::from([("qvd.client.keyboard", value.as_str())]);
-            if let Ok(line) = text(&params, 100) {
+            if let Ok(line) = text(&params, 100, Tolerance::Any) {
                 prop_assert_eq!(line.matches('=').count(), 6);
                 prop_assert!(line.ends_with(",loopback=1,listen=4100:100\n"));
             }

@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     machine::Client,
     nxlog::{self, Line},
-    options,
+    options::{self, Tolerance},
     params::Params,
     proc::{self, Process},
     user::Account,
@@ -58,6 +58,8 @@ pub enum Word {
 pub struct Running {
     /// Which run.
     pub run: u64,
+    /// What its next client needs: one browser among its clients is enough.
+    pub tolerance: Tolerance,
     agent: Process,
     desktop: Option<Process>,
 }
@@ -69,12 +71,18 @@ impl Paths {
     }
 
     /// Writes the options and the cookies, which nxagent reads now and at each hang-up.
-    pub fn write_options(&self, account: &Account, params: &Params, client: Client) -> Result<()> {
+    pub fn write_options(
+        &self,
+        account: &Account,
+        params: &Params,
+        client: Client,
+        tolerance: Tolerance,
+    ) -> Result<()> {
         match client {
             Client::Nx => bridge::no_cookie(&self.run)?,
             Client::Browser => bridge::new_cookie(&self.run, account)?,
         }
-        let text = options::text(params, self.display)
+        let text = options::text(params, self.display, tolerance)
             .map_err(|bad| Error::call("use", "the options")(io::Error::other(bad)))?;
         let path = self.options();
         fs::write(&path, text).map_err(Error::file("write", &path))?;
@@ -97,6 +105,14 @@ impl Paths {
     }
 }
 
+/// What the clients after this one need.
+pub fn tolerance(client: Client) -> Tolerance {
+    match client {
+        Client::Nx => Tolerance::Safe,
+        Client::Browser => Tolerance::Any,
+    }
+}
+
 /// Runs nxagent as the user, listening for such a client; its words go to `words`.
 pub fn start<W>(
     paths: &Paths,
@@ -109,7 +125,7 @@ pub fn start<W>(
 where
     W: Fn(Word) + Clone + Send + 'static,
 {
-    paths.write_options(account, params, client)?;
+    paths.write_options(account, params, client, tolerance(client))?;
     paths.clear_display(paths.display);
     let nx_root = nx_root(account)?;
     let mut command = proc::as_user(account, &paths.nxagent);
@@ -133,7 +149,7 @@ where
         // Nobody waits for it when nxagent lives on with its output closed.
         let _unheard = last.send(pump(reader, &log, |line, text| words(Word::Log(run, line, text))));
     });
-    Ok(Running { run, agent, desktop: None })
+    Ok(Running { run, tolerance: tolerance(client), agent, desktop: None })
 }
 
 /// Made anew for each start of the guest, and gone with it; nxagent ends at once where it is missing.

@@ -240,7 +240,7 @@ impl Machine {
         match self.state {
             Session::Connected => {
                 self.state = Session::Suspending;
-                // In the same moment as `Session resumed` it is lost now and then.
+                // Asked for again when nxagent has not said that it heard: seen under load, cause not known.
                 self.hup = Hup::Sent(now);
                 vec![Effect::HangUp]
             }
