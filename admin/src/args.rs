@@ -146,12 +146,12 @@ impl Keys {
         parsed.map(Some)
     }
 
-    /// A size in MiB, as [`model::api::parse_mib`] reads it.
+    /// A size in MiB, as [`model::size::parse_mib`] reads it.
     pub fn mib(&self, key: &str) -> Result<Option<u32>, SyntaxError> {
         let Some(value) = self.text(key) else { return Ok(None) };
         let expected = "a size such as 512m or 2g";
         let bad = |_| SyntaxError::BadValue { key: key.to_owned(), value: value.clone(), expected };
-        model::api::parse_mib(&value).map(Some).map_err(bad)
+        model::size::parse_mib(&value).map(Some).map_err(bad)
     }
 
     /// All pairs, in order.

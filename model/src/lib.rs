@@ -14,6 +14,7 @@ pub mod key;
 pub mod local;
 pub mod paths;
 pub mod seed;
+pub mod size;
 pub mod state;
 pub mod suggest;
 pub mod sync;

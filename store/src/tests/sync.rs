@@ -214,15 +214,21 @@ async fn wrong_logins_are_refused_alike_and_then_slowed_down() {
     );
 }
 
+/// A further node, joined with a token of its own.
+async fn joined_too(world: &World, admin: &Admin, name: &str) -> Machine {
+    let token: Token =
+        admin.post("/tokens", &NewToken { kind: TokenKind::Join, ttl_s: None, note: String::new() }).await;
+    let mut machine = Machine::new(name);
+    assert!(matches!(machine.ask(world, Some(&token.token.0)).await, ToNode::Joined(_)));
+    machine
+}
+
 #[tokio::test]
 async fn a_second_login_takes_the_session_over_once_the_first_let_go() {
     let world = World::start().await;
     let admin = desktop(&world).await;
     let first = joined(&world, "node1").await;
-    let token: Token =
-        admin.post("/tokens", &NewToken { kind: TokenKind::Join, ttl_s: None, note: String::new() }).await;
-    let mut second = Machine::new("node2");
-    assert!(matches!(second.ask(&world, Some(&token.token.0)).await, ToNode::Joined(_)));
+    let second = joined_too(&world, &admin, "node2").await;
     let ((mut one, ..), (mut two, ..)) = (first.run(&world).await, second.run(&world).await);
     assert!(matches!(one.call(acquire(11)).await, Reply::Acquired(_)));
     one.say(session(UserState::Connected, 11)).await;
@@ -249,10 +255,7 @@ async fn a_session_of_a_router_that_is_away_is_taken() {
     let world = World::start().await;
     let admin = desktop(&world).await;
     let first = joined(&world, "node1").await;
-    let token: Token =
-        admin.post("/tokens", &NewToken { kind: TokenKind::Join, ttl_s: None, note: String::new() }).await;
-    let mut second = Machine::new("node2");
-    second.ask(&world, Some(&token.token.0)).await;
+    let second = joined_too(&world, &admin, "node2").await;
     let (mut two, ..) = second.run(&world).await;
     // The desktop is placed on node2 (the only one that runs), the session comes through node1.
     assert!(matches!(two.call(acquire(1)).await, Reply::Acquired(_)));

@@ -3,7 +3,17 @@
 mod node;
 
 use node::{Agent, Browser, Client, Node, open};
+use tempfile::TempDir;
 use vma_proto::{FromVma, Kind, PROTO, Session, ToVma};
+
+/// An agent that would run this nxagent, and a node that it has greeted.
+fn stage(nxagent: &str) -> (TempDir, Agent, Node) {
+    let dir = tempfile::tempdir().expect("dir");
+    let agent = Agent::start(dir.path(), nxagent);
+    let mut node = Node::listen(dir.path());
+    node.hello();
+    (dir, agent, node)
+}
 
 #[test]
 fn the_agent_says_hello_answers_pings_and_comes_back_to_a_node_that_restarted() {
@@ -22,10 +32,7 @@ fn the_agent_says_hello_answers_pings_and_comes_back_to_a_node_that_restarted() 
 
 #[test]
 fn what_cannot_be_opened_is_refused_with_the_reason() {
-    let dir = tempfile::tempdir().expect("dir");
-    let _agent = Agent::start(dir.path(), "/nonexistent/nxagent");
-    let mut node = Node::listen(dir.path());
-    node.hello();
+    let (_dir, _agent, mut node) = stage("/nonexistent/nxagent");
     node.send(&open([1; 16], Kind::Vnc, &[]));
     assert_refused(node.next(), "/nonexistent/Xvnc is missing");
     node.send(&open([2; 16], Kind::Nx, &[("qvd.client.link", "lan,listen=1")]));
@@ -47,10 +54,7 @@ fn a_session_lives_through_clients_takeovers_and_restarts_of_the_node() {
     if lacks_programs() {
         return;
     }
-    let dir = tempfile::tempdir().expect("dir");
-    let agent = Agent::start(dir.path(), "/usr/bin/nxagent");
-    let mut node = Node::listen(dir.path());
-    node.hello();
+    let (dir, agent, mut node) = stage("/usr/bin/nxagent");
 
     // A first client gets a new session, and its desktop starts.
     let pipe = node.session([1; 16], false);
@@ -110,10 +114,7 @@ fn a_browser_and_an_nx_client_share_one_session_by_turns() {
     if lacks_programs() {
         return;
     }
-    let dir = tempfile::tempdir().expect("dir");
-    let agent = Agent::start(dir.path(), "/usr/bin/nxagent");
-    let mut node = Node::listen(dir.path());
-    node.hello();
+    let (dir, agent, mut node) = stage("/usr/bin/nxagent");
 
     // A browser starts the session, and the desktop follows its size: down, and up beyond where it began.
     let mut browser = Browser::new(node.browse([1; 16], "1000x600", false));
@@ -172,10 +173,7 @@ fn a_browser_that_is_gone_before_its_bridge_stands_leaves_a_session_that_serves_
     if lacks_programs() {
         return;
     }
-    let dir = tempfile::tempdir().expect("dir");
-    let agent = Agent::start(dir.path(), "/usr/bin/nxagent");
-    let mut node = Node::listen(dir.path());
-    node.hello();
+    let (_dir, agent, mut node) = stage("/usr/bin/nxagent");
     drop(node.browse([1; 16], "1000x600", false));
     node.send(&open([2; 16], Kind::Vnc, &[]));
     let (_resumed, stream) = node.opened([2; 16]);
@@ -191,10 +189,7 @@ fn a_browser_that_is_gone_before_its_bridge_stands_leaves_a_session_that_serves_
 fn files_come_and_go_beside_any_session() {
     use std::io::{Read, Write};
     use vma_proto::files::{FromFiles, ToFiles};
-    let dir = tempfile::tempdir().expect("dir");
-    let _agent = Agent::start(dir.path(), "/nonexistent/nxagent");
-    let mut node = Node::listen(dir.path());
-    node.hello();
+    let (_dir, _agent, mut node) = stage("/nonexistent/nxagent");
     let body: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     node.send(&open([1; 16], Kind::Files, &[]));
     let (_, mut stream) = node.opened([1; 16]);
