@@ -21,7 +21,7 @@ use tokio::{
 /// Once one side has ended, the other may be silent this long before the session is over.
 pub const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(60);
 /// Reads of one direction before the other, and other sessions, get their turn.
-const ROUNDS: u32 = 16;
+pub(crate) const ROUNDS: u32 = 16;
 
 /// Bytes passed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::{
     Socket,
     frame::{self, Control, Event, HEAD, Opcode, Violation},
 };
-use crate::scratch;
+use crate::{relay::ROUNDS, scratch};
 use std::{
     future::poll_fn,
     io,
@@ -32,8 +32,6 @@ pub const TICK: Duration = Duration::from_secs(5);
 const PINGS: u32 = 4;
 /// A client that answered nothing for this long is gone.
 pub const SILENCE: Duration = Duration::from_secs(60);
-/// Reads of one direction before the other, and other sessions, get their turn.
-const ROUNDS: u32 = 16;
 
 /// Bytes of payload passed on.
 pub use crate::relay::Totals;
