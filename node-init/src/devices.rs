@@ -106,14 +106,17 @@ impl Devices {
                 Received::Event(event) => {
                     if let ("add", Some(alias)) = (event.action.as_str(), event.var("MODALIAS")) {
                         self.pending.push(alias.to_owned());
-                        self.pending.sort_by_key(|a| Urgency::of(a));
                     }
                 }
                 Received::Lost => self.look_at_all(),
-                Received::Nothing => return Ok(heard),
+                Received::Nothing => break,
             }
             heard = true;
         }
+        if heard {
+            self.pending.sort_by_key(|a| Urgency::of(a));
+        }
+        Ok(heard)
     }
 
     fn look_at_all(&mut self) {
@@ -179,6 +182,8 @@ pub fn serve() -> ExitCode {
 /// First what the boot waits for. The rest costs as much again: it takes what CPU time the services leave.
 fn load_all() -> Result<(), sys::Error> {
     let cgroup = sys::cgroup::Cgroup::own()?;
+    // An earlier run that was cut off may have left it low.
+    cgroup.weigh_cpu(100)?;
     let mut devices = Devices::open()?;
     devices.load_named(FOR_BOOT);
     devices.load_pending(Urgency::Network)?;
@@ -187,7 +192,7 @@ fn load_all() -> Result<(), sys::Error> {
     cgroup.weigh_cpu(1)?;
     devices.load_pending(Urgency::Later)?;
     tracing::info!(ms = sys::boottime::now_ms(), "Modules are loaded for all devices");
-    cgroup.weigh_cpu(100)
+    Ok(())
 }
 
 /// The kernel's call for a module. It asks in the middle of something, and waits for the answer.

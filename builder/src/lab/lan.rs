@@ -81,11 +81,6 @@ impl Lan {
         ))
     }
 
-    /// Port on 127.0.0.1 that leads to a machine's router (8443).
-    pub fn router_port(&self, name: &str) -> Result<u16, LabError> {
-        self.plug(name).map(|p| p.router_port)
-    }
-
     pub(super) fn plug(&self, name: &str) -> Result<&Plug, LabError> {
         let known = || self.plugs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         self.plugs.iter().find(|p| p.name == name).ok_or_else(|| LabError::Answer {

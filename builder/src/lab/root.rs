@@ -27,8 +27,6 @@ pub struct Landmarks {
     pub tree_top: u64,
     /// In the hash of the superblock's block.
     pub tree_leaf: u64,
-    /// Blocks of data.
-    pub data_blocks: u64,
     /// Blocks of data and tree.
     pub blocks: u64,
 }
@@ -55,7 +53,6 @@ impl Landmarks {
             pid_1: pid_1(&path)?,
             tree_top: top,
             tree_leaf: (blocks - leaves) * BLOCK,
-            data_blocks: verity.data_blocks,
             blocks,
         })
     }

@@ -150,7 +150,7 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
     let (reports, able, uplink) = (guests.reports(), guests.able(), network.uplink());
     let no_clock = args.no_network.is_some();
     let cluster = Cluster {
-        paths: paths.clone(),
+        paths,
         seed,
         key,
         board: board.clone(),
@@ -161,7 +161,7 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
         uplink,
         talk,
     };
-    tokio::spawn(connect(network, cluster, paths, no_clock));
+    tokio::spawn(connect(network, cluster, no_clock));
     until_told(heard, &board, &guests, &init).await
 }
 
@@ -216,10 +216,10 @@ fn parts(paths: &Paths, network: &Network, guests: &Guests) -> verdict::Parts {
 
 /// What needs the uplink, in its order: the clock before the first certificate is judged. A task of its own, since
 /// the node may be told to shut down while it waits.
-async fn connect(network: Network, cluster: Cluster, paths: Paths, no_clock: bool) {
+async fn connect(network: Network, cluster: Cluster, no_clock: bool) {
     network_phase(&network, &cluster.init).await;
     if !no_clock {
-        timekeeper::start(&cluster.board, &network, &paths, &cluster.init).await;
+        timekeeper::start(&cluster.board, &network, &cluster.paths, &cluster.init).await;
     }
     cluster.run().await;
 }
