@@ -7,6 +7,8 @@ use std::{process::Command, time::Duration};
 
 /// From power-on to Ready, or to a dead end.
 const LIMIT: Duration = Duration::from_secs(120);
+/// From Ready on the console to the store's having heard it.
+const HEARD: Duration = Duration::from_secs(20);
 /// How much of STATE's start is smashed: superblock, group descriptors, bitmaps, the first inodes.
 const SMASHED: usize = 4 << 20;
 /// Where a group of blocks keeps a copy of the superblock: e2fsck looks there as well.
@@ -29,8 +31,8 @@ fn a_node_joins_by_its_seed_partition_and_never_formats_a_state_it_cannot_read()
     let boot = || Boot::new(&image).firmware(Firmware::Direct);
     let mut node = lab.boot(boot())?;
     node.console().wait_for("Ready after", LIMIT)?;
-    let host = store.one("host", "name=by-partition")?;
-    assert_eq!(host["state"], "running", "{host}");
+    // The console says it first: the store hears it with a frame of its own.
+    store.wait_for("by-partition running", "host", "name=by-partition", HEARD, |h| h["state"] == "running")?;
     node.shut_down(Duration::from_secs(60))?;
 
     let state = disk.partition("roost-state")?;
