@@ -1,12 +1,7 @@
 //! A person at a screen: opens a desktop, types into it, and reads what its programs send.
 
-use super::{Client, Display, Lab, LabError, NxProxy, display::Looks, store::HOST_IN_MACHINE};
-use std::{
-    io::{self, Read},
-    net::{TcpListener, TcpStream},
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use super::{Client, Display, Keyboard, Lab, LabError, NxProxy, Shell, display::Looks};
+use std::{path::PathBuf, time::Duration};
 
 /// Session parameters as a client on a screen of 1280x800 sends them.
 pub(crate) const PARAMS: [(&str, &str); 4] = [
@@ -16,10 +11,8 @@ pub(crate) const PARAMS: [(&str, &str); 4] = [
     ("qvd.client.fullscreen", "1"),
 ];
 
-/// How long typed words may take until their output arrives.
+/// How long an emulated desktop may take to open a window.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a shell gets for one word before it is typed again: an emulated one takes a second or two.
-const SHELL_PAUSE: Duration = Duration::from_secs(4);
 
 /// A screen of 1280x800 and whoever sits before it.
 #[derive(Debug)]
@@ -62,80 +55,25 @@ impl Desk {
     pub fn open_terminal(&self, proxy: &mut NxProxy) -> Result<(), LabError> {
         self.display.click(640, 300)?;
         let before = self.display.colours()?;
-        self.display.key("super+Return")?;
+        self.display.ask_for_terminal()?;
         let mut looks = Looks::default();
         let changed = || (looks.due() && self.display.colours().is_ok_and(|c| c != before)).then_some(());
         proxy.process().wait_until("a terminal", PATIENCE, changed)?;
-        self.wait_for_shell()
+        self.shell().wait()
     }
 
-    /// Keys that come before the shell reads are lost, so a word is typed until the shell has obeyed it.
-    fn wait_for_shell(&self) -> Result<(), LabError> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let answer = self.command_to_here("clear; :")?;
-            match accept(&answer, SHELL_PAUSE) {
-                Err(error) if Instant::now() > end => return Err(self.photographed(error)),
-                Err(_) => self.display.key("ctrl+u")?,
-                Ok(_) => return Ok(()),
-            }
-        }
+    /// The shell in the terminal that has the focus.
+    pub fn shell(&self) -> Shell<'_> {
+        Shell::new(&self.display, self.failure.clone())
     }
 
     /// Types a line into the window that has the focus.
     pub fn type_line(&self, line: &str) -> Result<(), LabError> {
-        self.display.type_text(&format!("{line}\n"))
+        self.shell().type_line(line)
     }
 
-    /// Types a command into a terminal and returns what it prints. Its output comes to this host through the
-    /// node's NAT, not through the session.
+    /// Types a command into a terminal and returns what it prints.
     pub fn output_of(&self, command: &str) -> Result<String, LabError> {
-        let answer = self.command_to_here(command)?;
-        accept(&answer, PATIENCE).and_then(read).map_err(|error| self.photographed(error))
+        self.shell().output_of(command)
     }
-
-    /// Types a command whose output comes to the listener that this returns.
-    fn command_to_here(&self, command: &str) -> Result<TcpListener, LabError> {
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(broken)?;
-        let port = listener.local_addr().map_err(broken)?.port();
-        self.type_line(&format!("{command} > /dev/tcp/{HOST_IN_MACHINE}/{port}"))?;
-        Ok(listener)
-    }
-
-    /// Saves what the screen shows, which tells more than the error; a picture that fails adds nothing to it.
-    fn photographed(&self, error: LabError) -> LabError {
-        let _shown = self.display.screenshot(&self.failure);
-        match error {
-            LabError::Timeout { what, limit, .. } => LabError::Timeout { what, limit, log: self.failure.clone() },
-            other => other,
-        }
-    }
-}
-
-fn broken(source: io::Error) -> LabError {
-    LabError::Connection { peer: "the desktop's command".to_owned(), source }
-}
-
-/// The first connection to `listener`.
-fn accept(listener: &TcpListener, limit: Duration) -> Result<TcpStream, LabError> {
-    listener.set_nonblocking(true).map_err(broken)?;
-    let end = Instant::now() + limit;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => return Ok(stream),
-            Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(broken(e)),
-            Err(_) if Instant::now() > end => {
-                let what = "an answer from the desktop's shell".to_owned();
-                return Err(LabError::Timeout { what, limit, log: PathBuf::new() });
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
-
-fn read(mut stream: TcpStream) -> Result<String, LabError> {
-    let mut text = String::new();
-    stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(PATIENCE))).map_err(broken)?;
-    stream.read_to_string(&mut text).map_err(broken)?;
-    Ok(text)
 }

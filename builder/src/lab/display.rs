@@ -1,6 +1,6 @@
 //! A screen on this host (Xvfb) and the NX client that draws a session on it.
 
-use super::{Lab, LabError, Process, Session, file, process::run};
+use super::{Keyboard, Lab, LabError, Process, Session, file, process::run};
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
@@ -45,20 +45,6 @@ impl Display {
         command
     }
 
-    /// Types text, key by key, into the window that has the focus. A `\n` is Return.
-    pub fn type_text(&self, text: &str) -> Result<(), LabError> {
-        for (nth, line) in text.split('\n').enumerate() {
-            if nth > 0 {
-                self.key("Return")?;
-            }
-            if !line.is_empty() {
-                // A key every 40 ms: an emulated guest drops keys that come faster.
-                run(self.command("xdotool").args(["type", "--delay", "40", line]))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Presses a key or a combination, by xdotool's names.
     pub fn key(&self, keys: &str) -> Result<(), LabError> {
         run(self.command("xdotool").args(["key", "--clearmodifiers", keys])).map(drop)
@@ -98,6 +84,33 @@ impl Display {
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+}
+
+impl Keyboard for Display {
+    fn type_text(&self, text: &str) -> Result<(), LabError> {
+        for (nth, line) in text.split('\n').enumerate() {
+            if nth > 0 {
+                self.key("Return")?;
+            }
+            if !line.is_empty() {
+                // A key every 40 ms: an emulated guest drops keys that come faster.
+                run(self.command("xdotool").args(["type", "--delay", "40", line]))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear_line(&self) -> Result<(), LabError> {
+        self.key("ctrl+u")
+    }
+
+    fn ask_for_terminal(&self) -> Result<(), LabError> {
+        self.key("super+Return")
+    }
+
+    fn picture(&self, png: &Path) -> Result<(), LabError> {
+        self.screenshot(png)
     }
 }
 

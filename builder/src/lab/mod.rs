@@ -16,6 +16,7 @@
 //! Everything listens on loopback alone, lives in one scratch folder, and ends when its handle is
 //! dropped: the machine's processes are the lab's children and are killed by their ids.
 
+mod browser;
 mod chaos;
 mod client;
 mod cluster;
@@ -23,13 +24,17 @@ mod console;
 mod desk;
 mod disk;
 mod display;
+mod keys;
 mod lan;
 mod machine;
+mod page;
 mod process;
 mod qmp;
 mod root;
+mod shell;
 mod store;
 
+pub use browser::Browser;
 pub use chaos::Chaos;
 pub use client::{Client, ConnectAnswer, Fingerprint, Session, VmRow};
 pub use cluster::{BOOT_LIMIT, Cluster, Desktop, Images, START_LIMIT, USER, VM};
@@ -40,9 +45,11 @@ pub use disk::Disk;
 pub use display::{Display, NxProxy};
 pub use lan::Lan;
 pub use machine::{Boot, Firmware, Machine};
+pub use page::Page;
 pub use process::Process;
 pub use qmp::Qmp;
 pub use root::Landmarks;
+pub use shell::{Keyboard, Shell};
 pub use store::Store;
 
 use std::{

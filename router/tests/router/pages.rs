@@ -6,7 +6,6 @@ use crate::{
     world::{World, vm},
 };
 use model::{VmId, local::ToRouter};
-use serde_json::json;
 
 /// A node, a desktop and a browser.
 struct Scene {
@@ -27,16 +26,6 @@ impl Scene {
     }
 }
 
-fn log_in(page: &Page<'_>, user: &str, password: &str) {
-    page.until("document.querySelector('#login')?.hidden === false");
-    page.eval("document.querySelector('#login-form').reset()");
-    page.click("#user");
-    page.type_text(user);
-    page.click("#password");
-    page.type_text(password);
-    page.type_text("\n");
-}
-
 #[track_caller]
 fn no_complaints(page: &Page<'_>) {
     let complaints = page.complaints();
@@ -47,7 +36,7 @@ fn no_complaints(page: &Page<'_>) {
 fn open<'a>(scene: &'a Scene, width: u32, height: u32) -> Page<'a> {
     let page = scene.browser.page(width, height);
     page.go(&scene.address("/"));
-    log_in(&page, "ann", "secret");
+    page.log_in("ann", "secret");
     page.until("document.querySelectorAll('.card').length > 3");
     page.click(".card .primary");
     shown(&page);
@@ -73,10 +62,10 @@ fn a_user_logs_in_types_into_a_terminal_and_the_desktop_fits_the_window() {
     let scene = Scene::new();
     let page = scene.browser.page(1280, 800);
     page.go(&scene.address("/"));
-    log_in(&page, "ann", "wrong");
+    page.log_in("ann", "wrong");
     page.until("document.querySelector('#login-fault').textContent.includes('R101')");
     page.shot("login-wrong");
-    log_in(&page, "ann", "secret");
+    page.log_in("ann", "secret");
     page.until("document.querySelectorAll('.card').length > 3");
     page.shot("cards");
     page.click(".card .primary");
@@ -99,12 +88,12 @@ fn the_only_desktop_is_opened_at_once_and_a_stopped_one_starts_with_its_steps_to
     let scene = Scene::new();
     let page = scene.browser.page(1280, 800);
     page.go(&scene.address("/"));
-    log_in(&page, "bob", "hunter2");
+    page.log_in("bob", "hunter2");
     page.until("location.pathname === '/web/desktop'");
     shown(&page);
     let other = scene.browser.page(1280, 800);
     other.go(&scene.address("/"));
-    log_in(&other, "ann", "secret");
+    other.log_in("ann", "secret");
     other.until("document.querySelectorAll('.card').length > 3");
     other.go(&scene.address("/web/desktop?id=7"));
     other.until("document.querySelectorAll('#steps li').length >= 2");
@@ -152,15 +141,11 @@ fn a_network_that_comes_back_brings_the_desktop_back() {
     let scene = Scene::new();
     let page = open(&scene, 1280, 800);
     types(&scene, &page, "before\n");
-    let cut = |offline: bool| {
-        let conditions = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
-        page.call("Network.emulateNetworkConditions", conditions);
-    };
-    cut(true);
+    page.offline(true);
     page.eval("roost.channel.lost()");
     page.until("!document.querySelector('#banner').hidden");
     page.shot("lost");
-    cut(false);
+    page.offline(false);
     page.until("document.querySelector('#banner').hidden");
     shown(&page);
     types(&scene, &page, "after\n");
@@ -265,7 +250,7 @@ fn every_page_in_light_dark_small_and_large() {
         page.until("document.querySelector('#login')?.hidden === false");
         page.shot(&format!("{name}-login"));
         accessible(&page, "login");
-        log_in(&page, "ann", "secret");
+        page.log_in("ann", "secret");
         page.until("document.querySelectorAll('.card').length > 3");
         page.shot(&format!("{name}-cards"));
         accessible(&page, "cards");
