@@ -1,30 +1,62 @@
 //! A desktop in a real browser, on a real node: the same session as an NX client's.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use builder::lab::{Browser, Cluster, Desk, Keyboard, Page, Shell, USER, VM};
-use qemu_tests::images;
-use std::{path::PathBuf, time::Duration};
+use qemu_tests::{images, wait_until};
+use serde_json::json;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 /// How long an emulated desktop may take from a log-in to its picture; a start is in it.
 const LIMIT: Duration = Duration::from_secs(120);
 /// How long the store may take to know of a change of a session.
 const SOON: Duration = Duration::from_secs(20);
+/// Where a terminal is on the screen, at 1280x800.
+const IN_TERMINAL: (f64, f64) = (640.0, 400.0);
 
 #[test]
-fn a_user_works_in_a_browser_and_the_desktop_goes_to_an_nx_client_and_back() -> Result<()> {
-    let mut story = Story::begin("browser")?;
+fn a_user_works_in_a_browser_and_the_session_goes_to_an_nx_client_and_back() -> Result<()> {
+    let story = Story::begin("browser")?;
     let browser = Browser::start(story.cluster.lab.dir())?;
     let page = story.log_in(&browser)?;
-    let first = Shell::new(&page, story.failure());
-    first.open()?;
-    first.type_line("x=17")?;
-    ensure!(first.output_of("echo $x")?.trim() == "17", "the shell forgets");
-    page.picture(&story.shot("terminal"))?;
-    story.resizes(&page, &first)?;
+    let shell = Shell::new(&page, story.failure());
+    shell.open().context("a terminal in the browser")?;
+    shell.type_line("x=17; echo hello from the browser > ~/hello")?;
+    ensure!(shell.output_of("cat ~/hello")?.trim() == "hello from the browser", "the file is another");
+    let agent = story.cluster.node.chaos()?.pids("nxagent")?;
+    story.is("connected")?;
+    ensure!(bridge(&story)?.len() == 2, "the bridge has other programs: {:?}", bridge(&story)?);
+
+    resizes(&page).context("resize")?;
+    copies_and_pastes(&page, &shell).context("copy and paste")?;
+    brings_and_takes_a_file(&page, &shell).context("files")?;
+    story.loses_the_network(&page, &shell).context("a lost network")?;
+    story.is_taken_over_and_back(&browser, &page).context("takeover")?;
+
+    // The same windows in an NX client, and in the browser again.
+    let desk = Desk::new(&story.cluster.lab, story.failure())?;
+    let client = story.cluster.client()?;
+    let shown = desk.open(&client, story.cluster.vm).context("hand over to the NX client")?;
+    page.until("document.querySelector('#cover-code').textContent.includes('R211')")?;
+    ensure!(desk.output_of("echo $x")?.trim() == "17", "the NX client has another shell");
+    ensure!(bridge(&story)?.is_empty(), "the browser left, its bridge did not");
+    story.is("connected")?;
+    page.click("#cover-go")?;
+    page.wait_for_desktop(LIMIT).context("hand over to the browser")?;
+    ensure!(shell.output_of("echo $x")?.trim() == "17", "the browser has another shell");
+    drop(shown);
+    ensure!(story.cluster.node.chaos()?.pids("nxagent")? == agent, "nxagent is another");
+
+    story.is_revoked(&page).context("revoked")?;
+    let complaints = page.complaints()?;
+    ensure!(complaints.is_empty(), "{complaints:#?}");
+    story.cluster.node.shut_down(Duration::from_secs(90))?;
     Ok(())
 }
 
-/// A cluster whose desktop is stopped, and what is known of it.
+/// A cluster whose desktop is stopped.
 struct Story {
     cluster: Cluster,
 }
@@ -42,10 +74,20 @@ impl Story {
         self.cluster.lab.path(&format!("{name}.png"))
     }
 
+    fn address(&self) -> String {
+        format!("https://127.0.0.1:{}/", self.cluster.node.router_port())
+    }
+
+    /// Waits until the store says this of the user at the desktop.
+    fn is(&self, state: &str) -> Result<()> {
+        self.cluster.store.wait_for(state, "vm", &format!("name={VM}"), SOON, |vm| vm["user_state"] == state)?;
+        Ok(())
+    }
+
     /// A wrong password, the right one, and the only desktop, which is stopped and starts.
     fn log_in<'a>(&self, browser: &'a Browser) -> Result<Page<'a>> {
         let page = browser.page(1280, 800)?;
-        page.go(&format!("https://127.0.0.1:{}/", self.cluster.node.router_port()))?;
+        page.go(&self.address())?;
         page.log_in(USER, "wrong")?;
         page.until("document.querySelector('#login-fault').textContent.includes('R101')")?;
         page.log_in(USER, &self.cluster.password)?;
@@ -56,10 +98,125 @@ impl Story {
         Ok(page)
     }
 
-    fn resizes(&mut self, page: &Page<'_>, shell: &Shell<'_>) -> Result<()> {
-        page.resize(1000, 640)?;
-        page.until("document.querySelector('#screen canvas').width === 1000")?;
-        page.picture(&self.shot("smaller"))?;
+    /// The node's cable is out for 20 s; the page says so, and comes back by itself.
+    fn loses_the_network(&self, page: &Page<'_>, shell: &Shell<'_>) -> Result<()> {
+        let cable = |up: bool| self.cluster.node.qmp()?.command("set_link", json!({ "name": "net", "up": up }));
+        let out = Instant::now();
+        cable(false)?;
+        page.until("!document.querySelector('#banner').hidden")?;
+        page.picture(&self.shot("lost"))?;
+        std::thread::sleep(Duration::from_secs(20).saturating_sub(out.elapsed()));
+        cable(true)?;
+        page.until_within("document.querySelector('#banner').hidden", LIMIT)?;
+        page.wait_for_desktop(LIMIT)?;
+        ensure!(shell.output_of("echo $x")?.trim() == "17", "the shell is another");
         Ok(())
     }
+
+    /// A second browser takes the desktop, and the first takes it back.
+    fn is_taken_over_and_back(&self, browser: &Browser, first: &Page<'_>) -> Result<()> {
+        let second = browser.page(1024, 768)?;
+        second.go(&self.address())?;
+        second.log_in(USER, &self.cluster.password)?;
+        second.wait_for_desktop(LIMIT)?;
+        first.until("document.querySelector('#cover-code').textContent.includes('R211')")?;
+        first.picture(&self.shot("taken-over"))?;
+        first.click("#cover-go")?;
+        first.wait_for_desktop(LIMIT)?;
+        second.until("document.querySelector('#cover-code').textContent.includes('R211')")?;
+        Ok(())
+    }
+
+    /// An administrator ends the session, and then blocks the desktop.
+    fn is_revoked(&self, page: &Page<'_>) -> Result<()> {
+        let filter = format!("name={VM}");
+        self.cluster.store.qa(&["vm", "disconnect_user", "-f", &filter])?;
+        let asked = Instant::now();
+        page.until("document.querySelector('#cover-code').textContent.includes('R210')")?;
+        println!("The page said R210 {} ms after 'qa vm disconnect_user' returned.", asked.elapsed().as_millis());
+        page.picture(&self.shot("revoked"))?;
+        self.is("disconnected")?;
+        self.cluster.store.qa(&["vm", "block", "-f", &filter])?;
+        page.click("#cover-go")?;
+        page.until("document.querySelector('#cover-code').textContent.includes('R203')")?;
+        page.picture(&self.shot("blocked"))?;
+        Ok(())
+    }
+}
+
+/// The window gets smaller and the desktop with it: its panel is where the new lower edge is.
+fn resizes(page: &Page<'_>) -> Result<()> {
+    let panel = page.pixel(700, 790)?;
+    page.resize(1000, 640)?;
+    page.until("document.querySelector('#screen canvas').width === 1000")?;
+    wait_until(SOON, || page.pixel(700, 630).is_ok_and(|p| p == panel));
+    ensure!(page.pixel(700, 630)? == panel, "there is no panel at the lower edge");
+    page.resize(1280, 800)?;
+    page.until("document.querySelector('#screen canvas').width === 1280")?;
+    wait_until(SOON, || page.pixel(700, 790).is_ok_and(|p| p == panel));
+    ensure!(page.pixel(700, 790)? == panel, "the panel did not come back");
+    Ok(())
+}
+
+fn copies_and_pastes(page: &Page<'_>, shell: &Shell<'_>) -> Result<()> {
+    page.eval(
+        "document.querySelector('#clip').value = 'from the browser: 4711';
+         document.querySelector('#clip').dispatchEvent(new Event('input')); 1",
+    )?;
+    // The text comes when the terminal asks for it, which may be before the desktop's clipboard has it.
+    let end = Instant::now() + SOON;
+    loop {
+        shell.type_line("read -r y")?;
+        page.middle_click_at(IN_TERMINAL.0, IN_TERMINAL.1)?;
+        std::thread::sleep(Duration::from_secs(1));
+        page.type_text("\n")?;
+        let y = shell.output_of("echo $y")?;
+        if y.trim() == "from the browser: 4711" {
+            break;
+        }
+        ensure!(Instant::now() < end, "'{y}' was pasted");
+    }
+    shell.type_line("clear; for i in {1..40}; do echo out of the desktop; done")?;
+    let copied = "document.querySelector('#clip').value.includes('of the desktop')";
+    wait_until(SOON, || {
+        let drag = page.drag((IN_TERMINAL.0 - 300.0, IN_TERMINAL.1), (IN_TERMINAL.0, IN_TERMINAL.1 + 40.0));
+        std::thread::sleep(Duration::from_millis(500));
+        drag.is_ok() && page.eval(copied).is_ok_and(|v| v == true)
+    });
+    ensure!(page.eval(copied)? == true, "the browser has '{}'", page.eval("document.querySelector('#clip').value")?);
+    Ok(())
+}
+
+/// 10 MB there, whose hash the desktop's own program makes, and back.
+fn brings_and_takes_a_file(page: &Page<'_>, shell: &Shell<'_>) -> Result<()> {
+    page.click("#handle")?;
+    page.click("#b-files")?;
+    page.until("document.querySelectorAll('#entries li').length > 0")?;
+    page.eval(
+        "globalThis.big = new File([Uint32Array.from({ length: 2_500_000 }, (_, i) => i)], 'big one.bin');
+         const list = new DataTransfer(); list.items.add(big); document.querySelector('#pick').files = list.files;
+         document.querySelector('#pick').dispatchEvent(new Event('change')); 1",
+    )?;
+    page.until_within("document.querySelector('#transfers').innerText.includes('is in the desktop')", LIMIT)?;
+    page.until("document.querySelector('#entries').innerText.includes('big one.bin')")?;
+    let same = "fetch([...document.querySelectorAll('#entries a')].find(a => a.download === 'big one.bin').href)
+        .then(r => r.arrayBuffer()).then(b => new Uint32Array(b))
+        .then(w => w.length === 2_500_000 && w.every((v, i) => v === i))";
+    ensure!(page.eval(same)? == true, "what comes back differs");
+    page.click("#files-close")?;
+    let bytes: Vec<u8> = (0..2_500_000_u32).flat_map(u32::to_le_bytes).collect();
+    let said = shell.output_of("sha256sum < ~/'big one.bin'")?;
+    ensure!(said.starts_with(&sha256(&bytes)), "the desktop has {said}");
+    Ok(())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// PIDs of the bridge's programs in the guest.
+fn bridge(story: &Story) -> Result<Vec<u32>> {
+    let mut chaos = story.cluster.node.chaos()?;
+    Ok([chaos.pids("Xvnc")?, chaos.pids("nxproxy")?].concat())
 }

@@ -1,6 +1,6 @@
 //! `roost demo`: from nothing to a desktop; with `--check`, unattended and with figures.
 
-use crate::lab::{self, Client, Cluster, Desk, Firmware, Images, Lab, NxProxy};
+use crate::lab::{self, Browser, Client, Cluster, Desk, Firmware, Images, Keyboard, Lab, NxProxy, Shell};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::{
@@ -83,11 +83,16 @@ fn attend(cluster: Cluster, steps: &Steps) -> anyhow::Result<()> {
     let client = cluster.client()?;
     client.list().context("step 'log in' failed")?;
     let fingerprint = client.fingerprint().map(|f| f.to_string()).unwrap_or_default();
-    println!("\nLog in with a QVD client:");
-    println!("  address      127.0.0.1, port {}", cluster.node.router_port());
+    println!("\nOpen the desktop in a browser:");
+    println!("  {}", cluster.url());
     println!("  user         {}", lab::USER);
     println!("  password     {}", cluster.password);
-    println!("  certificate  sha256 {fingerprint}");
+    println!(
+        "\nThe browser warns that it does not know who signed the certificate: this cluster did, when it was made."
+    );
+    println!("Compare the fingerprint that the browser shows (SHA-256) and go on:");
+    println!("  {}", colons(&fingerprint));
+    println!("\nOr with a QVD client, same user and password: 127.0.0.1, port {}", cluster.node.router_port());
     println!("\nAdminister the cluster with:");
     println!("  {} --config {} vm list", cluster.store.qa_program().display(), cluster.store.config().display());
     println!("\nCtrl-C stops it all.");
@@ -97,6 +102,12 @@ fn attend(cluster: Cluster, steps: &Steps) -> anyhow::Result<()> {
     cluster.node.shut_down(Duration::from_secs(120))?;
     steps.say("stopped");
     Ok(())
+}
+
+/// A fingerprint as browsers print it.
+fn colons(hex: &str) -> String {
+    let pairs: Vec<_> = hex.as_bytes().chunks(2).map(|p| String::from_utf8_lossy(p).to_uppercase()).collect();
+    pairs.join(":")
 }
 
 fn wait_for_interrupt() -> anyhow::Result<()> {
@@ -115,12 +126,15 @@ fn check(mut cluster: Cluster, build: &Build, started: &Value, out: &Path, steps
     let (picture, word, vm) = (out.join("desktop.png"), cluster.password.clone(), cluster.vm);
     let mut shown = desk.open(&client, vm).context("step 'show the desktop' failed")?;
     desk.open_terminal(&mut shown).context("step 'show a terminal' failed")?;
-    desk.display().screenshot(&picture)?;
     steps.say("the desktop is on the screen");
     desk.type_line(&format!("echo {word} > ~/proof")).context("step 'type into the desktop' failed")?;
     read_proof(&desk, &word).context("step 'read the file back' failed")?;
+    desk.display().wait_settled(shown.process())?;
+    desk.display().screenshot(&picture)?;
     drop(shown);
     steps.say("a file was written into the home");
+    let browsed = browse(&cluster, out).context("step 'go on in a browser' failed")?;
+    steps.say("a browser went on with the same terminal");
     cluster.stop_vm().context("step 'stop the desktop' failed")?;
     let shown = sit_down(&desk, &client, vm).context("step 'log in to a stopped desktop' failed")?;
     read_proof(&desk, &word).context("step 'read the file after a restart of the desktop' failed")?;
@@ -146,13 +160,40 @@ fn check(mut cluster: Cluster, build: &Build, started: &Value, out: &Path, steps
         "vm_start_to_ready_s": started["start_ms"].as_f64().map(|ms| ms / 1000.0),
         "login_to_101_s": login_s,
         "rss_kib": by_program(&rss),
+        "browser_login_to_pixels_s": browsed.login_to_pixels_s,
+        "browser_bridge_rss_kib": browsed.bridge_rss_kib,
         "screenshot": picture.display().to_string(),
+        "browser_screenshot": browsed.picture.display().to_string(),
     });
     for (name, bytes) in build.artifacts {
         figures[name] = json!(bytes);
     }
     println!("{figures}");
     Ok(())
+}
+
+/// What the browser's part of the check gave.
+struct Browsed {
+    login_to_pixels_s: f64,
+    bridge_rss_kib: u64,
+    picture: PathBuf,
+}
+
+/// Logs in with a browser while the desktop runs without a client, and types into the terminal that is open there.
+fn browse(cluster: &Cluster, out: &Path) -> anyhow::Result<Browsed> {
+    let browser = Browser::start(cluster.lab.dir())?;
+    let page = browser.page(1280, 800)?;
+    page.go(&cluster.url())?;
+    page.log_in(lab::USER, &cluster.password)?;
+    let began = Instant::now();
+    page.wait_for_desktop(Duration::from_secs(60))?;
+    let login_to_pixels_s = seconds(began.elapsed());
+    let shell = Shell::new(&page, out.join("failure.png"));
+    shell.wait()?;
+    let bridge_rss_kib = lab::bridge_rss_kib(&shell)?;
+    let picture = out.join("browser.png");
+    page.picture(&picture)?;
+    Ok(Browsed { login_to_pixels_s, bridge_rss_kib, picture })
 }
 
 /// Logs in as a QVD client does; seconds from the request to the 101.

@@ -121,6 +121,11 @@ impl Cluster {
         Client::new(self.node.router_port(), USER, &self.password)
     }
 
+    /// Address of the node's pages.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}/", self.node.router_port())
+    }
+
     /// Boots the node again on its disk, after it went off.
     pub fn boot_again(&mut self) -> Result<(), LabError> {
         // It has an identity by now: a seed without token says where the store is.

@@ -1,6 +1,6 @@
 //! A person at a screen: opens a desktop, types into it, and reads what its programs send.
 
-use super::{Client, Display, Keyboard, Lab, LabError, NxProxy, Shell, display::Looks};
+use super::{Client, Display, Keyboard, Lab, LabError, NxProxy, Shell};
 use std::{path::PathBuf, time::Duration};
 
 /// Session parameters as a client on a screen of 1280x800 sends them.
@@ -11,8 +11,10 @@ pub(crate) const PARAMS: [(&str, &str); 4] = [
     ("qvd.client.fullscreen", "1"),
 ];
 
-/// How long an emulated desktop may take to open a window.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an emulated desktop may take to draw itself, and to open a window.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// More colours than a screen has that no desktop has drawn on.
+const MANY: usize = 200;
 
 /// A screen of 1280x800 and whoever sits before it.
 #[derive(Debug)]
@@ -47,17 +49,18 @@ impl Desk {
         let (_, session) = client.session(vm, &PARAMS)?;
         let mut proxy = NxProxy::start(&self.lab, &self.display, session, options)?;
         // Wallpaper, panel and icons have many colours, a bare root window few.
-        self.display.wait_settled("the desktop's picture", |colours| colours > 200, proxy.process())?;
+        let drawn = || self.display.look().is_ok_and(|p| p.colours() > MANY).then_some(());
+        proxy.process().wait_until("the desktop's picture", PATIENCE, drawn)?;
         Ok(proxy)
     }
 
     /// Opens a terminal on the desktop that `proxy` shows, and waits until its shell obeys.
     pub fn open_terminal(&self, proxy: &mut NxProxy) -> Result<(), LabError> {
         self.display.click(640, 300)?;
-        let before = self.display.colours()?;
+        let middle = || self.display.look().map(|p| p.part((540, 350), (200, 100)));
+        let before = middle()?;
         self.display.ask_for_terminal()?;
-        let mut looks = Looks::default();
-        let changed = || (looks.due() && self.display.colours().is_ok_and(|c| c != before)).then_some(());
+        let changed = || middle().is_ok_and(|now| now != before).then_some(());
         proxy.process().wait_until("a terminal", PATIENCE, changed)?;
         self.shell().wait()
     }

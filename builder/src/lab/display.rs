@@ -1,6 +1,6 @@
 //! A screen on this host (Xvfb) and the NX client that draws a session on it.
 
-use super::{Keyboard, Lab, LabError, Process, Session, file, process::run};
+use super::{Keyboard, Lab, LabError, Picture, Process, Session, file, process::run};
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
@@ -12,6 +12,7 @@ use std::{
 #[derive(Debug)]
 pub struct Display {
     number: u32,
+    memory: PathBuf,
     process: Process,
 }
 
@@ -20,17 +21,20 @@ impl Display {
     pub fn start(lab: &Lab, width: u32, height: u32) -> Result<Self, LabError> {
         let chosen = lab.path("xvfb.display");
         file("write", &chosen, |p| std::fs::write(p, b""))?;
+        let memory = lab.path("xvfb");
+        file("make", &memory, std::fs::create_dir_all)?;
         let mut command = Command::new("sh");
         // Xvfb writes the number it chose to a descriptor; the shell only opens that. Without -noreset the server
         // starts afresh whenever its last client leaves, and a client that comes at that moment is turned away.
-        command.args(["-c", "exec Xvfb -displayfd 3 -screen 0 \"$1\" -noreset -nolisten tcp 3>\"$2\"", "xvfb"]);
-        command.arg(format!("{width}x{height}x24")).arg(&chosen);
+        let script = r#"exec Xvfb -displayfd 3 -screen 0 "$1" -fbdir "$3" -noreset -nolisten tcp 3>"$2""#;
+        command.args(["-c", script, "xvfb"]);
+        command.arg(format!("{width}x{height}x24")).arg(&chosen).arg(&memory);
         let mut process = Process::start("Xvfb", lab.path("xvfb.log"), &mut command)?;
         let number = process.wait_until("the display", Duration::from_secs(20), || {
             let text = std::fs::read_to_string(&chosen).ok()?;
             text.ends_with('\n').then(|| text.trim().parse().ok()).flatten()
         })?;
-        Ok(Self { number, process })
+        Ok(Self { number, memory: memory.join("Xvfb_screen0"), process })
     }
 
     /// Its name, such as `:1`.
@@ -61,23 +65,20 @@ impl Display {
         run(self.command("import").args(["-window", "root"]).arg(png)).map(drop)
     }
 
-    /// How many different colours the screen shows: a blank screen has one.
-    pub fn colours(&self) -> Result<u32, LabError> {
-        let out = run(self.command("import").args(["-window", "root", "-format", "%k", "info:-"]))?;
-        Ok(out.trim().parse().unwrap_or(0))
+    /// What the screen shows at this moment. A look costs no program: it may be often.
+    pub(super) fn look(&self) -> Result<Picture, LabError> {
+        Picture::read(&self.memory)
     }
 
-    /// Waits until the number of colours is as wanted and has not changed for a while: the picture is complete.
-    /// `drawer` is the program that draws it.
-    pub fn wait_settled(&self, what: &str, wanted: impl Fn(u32) -> bool, drawer: &mut Process) -> Result<(), LabError> {
-        let mut last = (0, Instant::now());
-        let mut looks = Looks::default();
-        drawer.wait_until(what, Duration::from_secs(90), || {
-            let colours = looks.due().then(|| self.colours().ok()).flatten()?;
+    /// Waits until the screen has not changed for a while: the picture is complete. `drawer` draws it.
+    pub fn wait_settled(&self, drawer: &mut Process) -> Result<(), LabError> {
+        let mut last = (self.look()?.colours(), Instant::now());
+        drawer.wait_until("a picture that stays", Duration::from_secs(90), || {
+            let colours = self.look().ok()?.colours();
             if colours != last.0 {
                 last = (colours, Instant::now());
             }
-            (wanted(colours) && last.1.elapsed() > SETTLED).then_some(())
+            (last.1.elapsed() > SETTLED).then_some(())
         })
     }
 
@@ -115,26 +116,7 @@ impl Keyboard for Display {
 }
 
 /// A picture that has not changed for so long is complete, also on an emulated machine.
-const SETTLED: Duration = Duration::from_secs(2);
-
-/// When to look at the screen: seldom, since a look takes processor time from the machine that draws.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
-    last: Option<Instant>,
-}
-
-impl Looks {
-    const PAUSE: Duration = Duration::from_millis(500);
-
-    /// True when the last look is long enough ago; this is the next one then.
-    pub(super) fn due(&mut self) -> bool {
-        let due = self.last.is_none_or(|at| at.elapsed() >= Self::PAUSE);
-        if due {
-            self.last = Some(Instant::now());
-        }
-        due
-    }
-}
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// An NX client that draws a session on a display.
 #[derive(Debug)]

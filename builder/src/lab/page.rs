@@ -173,6 +173,12 @@ impl<'a> Page<'a> {
         file("write", png, |p| std::fs::write(p, bytes))
     }
 
+    /// Colour of one pixel of the desktop, as the viewer drew it: red, green, blue.
+    pub fn pixel(&self, x: u32, y: u32) -> Result<[u64; 3], LabError> {
+        let data = self.eval(&format!("Array.from({SCREEN}.getContext('2d').getImageData({x}, {y}, 1, 1).data)"))?;
+        Ok([0, 1, 2].map(|i| data[i].as_u64().unwrap_or_default()))
+    }
+
     /// Errors in the console, exceptions and violations of the content policy since the last time.
     /// Answers of the network that the page expects (401 before the log-in) are none.
     pub fn complaints(&self) -> Result<Vec<String>, LabError> {
@@ -203,19 +209,21 @@ impl<'a> Page<'a> {
     /// Waits until the page shows a desktop: a picture with many colours, where a bare screen has few.
     pub fn wait_for_desktop(&self, limit: Duration) -> Result<(), LabError> {
         self.until_within("document.body.dataset.open === '1'", limit)?;
-        self.until_within(&format!("({COLOURS}) > 200"), limit)
+        self.until_within(&format!("({COLOURS})({SCREEN}) > 200"), limit)
     }
 }
 
-/// How many colours a desktop on the page shows: of every 7th pixel, which no pattern of the picture follows.
-const COLOURS: &str = "(() => {
-    const canvas = document.querySelector('#screen canvas:not(.still)');
+/// The canvas that the viewer draws on; a still picture lies beside it while the network is away.
+const SCREEN: &str = "document.querySelector('#screen canvas:not(.still)')";
+
+/// How many colours a canvas shows: of every 7th pixel, which no pattern of the picture follows.
+const COLOURS: &str = "canvas => {
     if (!canvas?.width) return 0;
     const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
     const pixels = new Uint32Array(data.buffer), seen = new Set();
     for (let at = 0; at < pixels.length; at += 7) seen.add(pixels[at]);
     return seen.size;
-})()";
+}";
 
 impl Keyboard for Page<'_> {
     fn type_text(&self, text: &str) -> Result<(), LabError> {
