@@ -1,8 +1,9 @@
 //! `roost demo`: from nothing to a desktop; with `--check`, unattended and with figures.
 
-use crate::lab::{self, Browser, Client, Cluster, Desk, Firmware, Images, Keyboard, Lab, NxProxy, Shell};
-use anyhow::{Context, bail};
-use serde_json::{Value, json};
+mod check;
+
+use crate::lab::{self, Cluster, Firmware, Images, Lab};
+use anyhow::Context;
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -47,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         cluster.start_vm().with_context(|| format!("step 'start the desktop' failed; see {}", console.display()))?;
     steps.say("the desktop runs");
     follower.stop();
-    if args.check { check(cluster, &build, &row, &args.out, &steps) } else { attend(cluster, &steps) }
+    if args.check { check::run(cluster, &build, &row, &args.out, &steps) } else { attend(cluster, &steps) }
 }
 
 /// What building gave.
@@ -113,127 +114,6 @@ fn colons(hex: &str) -> String {
 fn wait_for_interrupt() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(tokio::signal::ctrl_c()).context("Cannot wait for Ctrl-C")
-}
-
-/// Everything that a user does, unattended; the last line is the figures.
-fn check(mut cluster: Cluster, build: &Build, started: &Value, out: &Path, steps: &Steps) -> anyhow::Result<()> {
-    let host = cluster.wait_ready()?;
-    let timeline = cluster.store.json(&["host", "timeline", &format!("id={}", host["id"])])?;
-    let client = cluster.client()?;
-    let login_s = log_in(&client, cluster.vm).context("step 'log in' failed")?;
-    steps.say("logged in: 101, and nxagent answers");
-    let desk = Desk::new(&cluster.lab, out.join("failure.png"))?;
-    let (picture, word, vm) = (out.join("desktop.png"), cluster.password.clone(), cluster.vm);
-    let mut shown = desk.open(&client, vm).context("step 'show the desktop' failed")?;
-    desk.open_terminal(&mut shown).context("step 'show a terminal' failed")?;
-    steps.say("the desktop is on the screen");
-    desk.type_line(&format!("echo {word} > ~/proof")).context("step 'type into the desktop' failed")?;
-    read_proof(&desk, &word).context("step 'read the file back' failed")?;
-    desk.display().wait_settled(shown.process())?;
-    desk.display().screenshot(&picture)?;
-    drop(shown);
-    steps.say("a file was written into the home");
-    let browsed = browse(&cluster, out).context("step 'go on in a browser' failed")?;
-    steps.say("a browser went on with the same terminal");
-    cluster.stop_vm().context("step 'stop the desktop' failed")?;
-    let shown = sit_down(&desk, &client, vm).context("step 'log in to a stopped desktop' failed")?;
-    read_proof(&desk, &word).context("step 'read the file after a restart of the desktop' failed")?;
-    drop(shown);
-    steps.say("it is there after the desktop was restarted");
-    let rss = cluster.wait_ready()?["rss_kib"].clone();
-    cluster.node.press_power_button()?;
-    cluster.node.wait_off(Duration::from_secs(120)).context("step 'shut the node down' failed")?;
-    cluster.boot_again().context("step 'boot the node again' failed")?;
-    let client = cluster.client()?;
-    let shown = sit_down(&desk, &client, vm).context("step 'log in after the node was rebooted' failed")?;
-    read_proof(&desk, &word).context("step 'read the file after the node was rebooted' failed")?;
-    drop(shown);
-    steps.say("it is there after the node was rebooted");
-    let power_on = cluster.power_on_to_ready;
-    cluster.node.shut_down(Duration::from_secs(120)).context("step 'shut the node down' failed")?;
-    steps.say("the node shut down in order");
-    let mut figures = json!({
-        "build_cold_s": build.cold_s,
-        "build_noop_s": build.noop_s,
-        "kernel_to_ready_s": timeline["ready_ms"].as_f64().map(|ms| ms / 1000.0),
-        "poweron_to_ready_s": seconds(power_on),
-        "vm_start_to_ready_s": started["start_ms"].as_f64().map(|ms| ms / 1000.0),
-        "login_to_101_s": login_s,
-        "rss_kib": by_program(&rss),
-        "browser_login_to_pixels_s": browsed.login_to_pixels_s,
-        "browser_bridge_rss_kib": browsed.bridge_rss_kib,
-        "screenshot": picture.display().to_string(),
-        "browser_screenshot": browsed.picture.display().to_string(),
-    });
-    for (name, bytes) in build.artifacts {
-        figures[name] = json!(bytes);
-    }
-    println!("{figures}");
-    Ok(())
-}
-
-/// What the browser's part of the check gave.
-struct Browsed {
-    login_to_pixels_s: f64,
-    bridge_rss_kib: u64,
-    picture: PathBuf,
-}
-
-/// Logs in with a browser while the desktop runs without a client, and types into the terminal that is open there.
-fn browse(cluster: &Cluster, out: &Path) -> anyhow::Result<Browsed> {
-    let browser = Browser::start(cluster.lab.dir())?;
-    let page = browser.page(1280, 800)?;
-    page.go(&cluster.url())?;
-    page.log_in(lab::USER, &cluster.password)?;
-    let began = Instant::now();
-    page.wait_for_desktop(Duration::from_secs(60))?;
-    let login_to_pixels_s = seconds(began.elapsed());
-    let shell = Shell::new(&page, out.join("failure.png"));
-    shell.wait()?;
-    let bridge_rss_kib = lab::bridge_rss_kib(&shell)?;
-    let picture = out.join("browser.png");
-    page.picture(&picture)?;
-    Ok(Browsed { login_to_pixels_s, bridge_rss_kib, picture })
-}
-
-/// Logs in as a QVD client does; seconds from the request to the 101.
-fn log_in(client: &Client, vm: u32) -> anyhow::Result<f64> {
-    let rows = client.list()?;
-    if !rows.iter().any(|r| r.id == vm && r.state == "running") {
-        bail!("the list of machines has no running machine {vm}: {rows:?}");
-    }
-    let began = Instant::now();
-    let (progress, mut session) = client.session(vm, &lab::PARAMS)?;
-    let took = seconds(began.elapsed());
-    if progress.is_empty() {
-        bail!("no 102 came before the 101");
-    }
-    let answer = session.nx_greeting()?;
-    if !answer.starts_with("NXPROXY-") {
-        bail!("nxagent answered '{answer}': expected NXPROXY-...");
-    }
-    Ok(took)
-}
-
-/// Opens the desktop and a terminal on it.
-fn sit_down(desk: &Desk, client: &Client, vm: u32) -> anyhow::Result<NxProxy> {
-    let mut shown = desk.open(client, vm)?;
-    desk.open_terminal(&mut shown)?;
-    Ok(shown)
-}
-
-/// Reads the file in the home back and compares it with what was written.
-fn read_proof(desk: &Desk, word: &str) -> anyhow::Result<()> {
-    let found = desk.output_of("cat ~/proof")?;
-    if found.trim() != word {
-        bail!("the file holds '{}': expected '{word}'", found.trim());
-    }
-    Ok(())
-}
-
-fn by_program(rss: &Value) -> Value {
-    let pairs = rss.as_array().into_iter().flatten();
-    pairs.filter_map(|p| Some((p[0].as_str()?.to_owned(), p[1].clone()))).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn seconds(d: Duration) -> f64 {

@@ -3,9 +3,10 @@
 use super::{Client, Display, Keyboard, Lab, LabError, NxProxy, Shell};
 use std::{path::PathBuf, time::Duration};
 
-/// Session parameters as a client on a screen of 1280x800 sends them.
-pub(crate) const PARAMS: [(&str, &str); 4] = [
+/// Session parameters as a client beside the node, on a screen of 1280x800, sends them.
+pub(crate) const PARAMS: [(&str, &str); 5] = [
     ("qvd.client.os", "linux"),
+    ("qvd.client.link", "local"),
     ("qvd.client.keyboard", "pc105/us"),
     ("qvd.client.geometry", "1280x800"),
     ("qvd.client.fullscreen", "1"),
