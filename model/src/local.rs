@@ -42,10 +42,12 @@ pub enum ToRouter {
     Config(Box<RouterConfig>),
     /// Answer to a call.
     Reply(u64, Reply),
-    /// Cut the session with this VM.
+    /// Cut a session.
     Abort {
-        /// Which.
+        /// Which VM.
         vm: VmId,
+        /// Which of its sessions; any where absent.
+        session: Option<u64>,
         /// Why, for the user.
         reason: String,
     },

@@ -68,6 +68,9 @@ pub enum ToNode {
     AbortSession {
         /// Of which VM.
         vm: VmId,
+        /// Which of its sessions; the one that has the VM where absent. A word that comes late does not
+        /// hit the session that came after.
+        session: Option<u64>,
         /// Why, for the user.
         reason: String,
     },

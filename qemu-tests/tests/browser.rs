@@ -35,6 +35,8 @@ fn a_user_works_in_a_browser_and_the_session_goes_to_an_nx_client_and_back() -> 
     story.loses_the_network(&page, &shell).context("a lost network")?;
     story.is_taken_over_and_back(&browser, &page).context("takeover")?;
 
+    story.loses_the_router(&page, &shell).context("the router killed")?;
+
     // The same windows in an NX client, and in the browser again.
     let desk = Desk::new(&story.cluster.lab, story.failure())?;
     let client = story.cluster.client()?;
@@ -127,6 +129,18 @@ impl Story {
         Ok(())
     }
 
+    /// The router is killed, and with it its logins: the store knows, and the user logs in again.
+    fn loses_the_router(&self, page: &Page<'_>, shell: &Shell<'_>) -> Result<()> {
+        self.is("connected")?;
+        let killed = self.cluster.node.chaos()?.kill("router")?;
+        ensure!(killed.len() == 1, "{killed:?} were killed");
+        self.is("disconnected")?;
+        page.log_in(USER, &self.cluster.password)?;
+        page.wait_for_desktop(LIMIT)?;
+        ensure!(shell.output_of("echo $x")?.trim() == "17", "the shell is another");
+        self.is("connected")
+    }
+
     /// An administrator ends the session, and then blocks the desktop.
     fn is_revoked(&self, page: &Page<'_>) -> Result<()> {
         let filter = format!("name={VM}");
@@ -204,6 +218,7 @@ fn brings_and_takes_a_file(page: &Page<'_>, shell: &Shell<'_>) -> Result<()> {
         .then(w => w.length === 2_500_000 && w.every((v, i) => v === i))";
     ensure!(page.eval(same)? == true, "what comes back differs");
     page.click("#files-close")?;
+    page.until("document.activeElement === document.querySelector('#screen canvas')")?;
     let bytes: Vec<u8> = (0..2_500_000_u32).flat_map(u32::to_le_bytes).collect();
     let said = shell.output_of("sha256sum < ~/'big one.bin'")?;
     ensure!(said.starts_with(&sha256(&bytes)), "the desktop has {said}");

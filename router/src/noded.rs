@@ -309,8 +309,8 @@ impl Link {
                 self.configuration.send_replace(Some(Arc::new(*config)));
             }
             Ok(ToRouter::Reply(number, reply)) => return self.reply(number, reply),
-            Ok(ToRouter::Abort { vm, reason }) => {
-                let sessions = self.table.abort(vm, &reason);
+            Ok(ToRouter::Abort { vm, session, reason }) => {
+                let sessions = self.table.abort(vm, session, &reason);
                 tracing::info!(guest = %vm, reason, sessions, "Sessions are cut");
             }
             Ok(ToRouter::Guests(guests)) => self.table.set_guests(guests),

@@ -184,7 +184,7 @@ impl<C: Client> Seeking<'_, C> {
         let runs = self.router.table.guest(vm) == Some(VmState::Running);
         let known = self.router.known.grant(self.who.user, vm).filter(here).filter(|_| runs);
         let mut acquired = known.ok_or(Denied::Refused(Refusal::StoreAway))?;
-        acquired.took_over = self.router.table.abort(vm, TAKEN_OVER) > 0;
+        acquired.took_over = self.router.table.abort(vm, None, TAKEN_OVER) > 0;
         acquired.now.state = VmState::Running;
         live.acquired();
         Ok(acquired)

@@ -52,10 +52,11 @@ impl Table {
         self.lock().sessions.get_mut(&session).map(|entry| entry.acquired = true).is_some()
     }
 
-    /// Ends the acquired sessions with a VM; how many.
-    pub fn abort(&self, vm: VmId, reason: &str) -> usize {
+    /// Ends the acquired sessions with a VM, or the one that is meant; how many.
+    pub fn abort(&self, vm: VmId, session: Option<u64>, reason: &str) -> usize {
         let inner = self.lock();
-        let concerned = inner.sessions.values().filter(|e| e.acquired && e.report.vm == vm);
+        let meant = |e: &&Entry| session.is_none_or(|session| session == e.report.session);
+        let concerned = inner.sessions.values().filter(|e| e.acquired && e.report.vm == vm).filter(meant);
         concerned.inspect(|e| drop(e.abort.send_replace(Some(reason.to_owned())))).count()
     }
 
@@ -154,11 +155,13 @@ mod tests {
         let (holder, _a) = enter(&table, 1);
         holder.acquired();
         let (newcomer, _b) = enter(&table, 2);
-        assert_eq!(table.abort(VmId(7), "taken over"), 1);
+        assert_eq!(table.abort(VmId(7), None, "taken over"), 1);
         assert_eq!(holder.aborted().await, "taken over");
         assert!(newcomer.aborted.borrow().is_none());
         table.acquired(2);
-        assert_eq!(table.abort(VmId(7), "cut"), 2);
+        assert_eq!(table.abort(VmId(7), Some(1), "a late word for the one before"), 1);
+        assert!(newcomer.aborted.borrow().is_none());
+        assert_eq!(table.abort(VmId(7), None, "cut"), 2);
         assert_eq!(newcomer.aborted().await, "cut");
     }
 

@@ -81,9 +81,11 @@ impl<'a> Page<'a> {
     pub fn until_within(&self, condition: &str, limit: Duration) -> Result<(), LabError> {
         let end = Instant::now() + limit;
         loop {
-            // An exception is an answer like another: the element may not be there yet.
-            let params = json!({ "expression": condition, "returnByValue": true });
-            let last = self.call("Runtime.evaluate", params)?["result"]["value"].clone();
+            let last = match self.look(condition) {
+                // The page went away for the next one in the middle of the question.
+                Err(LabError::Answer { found, .. }) if Instant::now() < end => found.into(),
+                answer => answer?,
+            };
             if last == true {
                 return Ok(());
             }
@@ -92,6 +94,12 @@ impl<'a> Page<'a> {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// What an expression is now. An exception is an answer like another: the element may not be there yet.
+    fn look(&self, condition: &str) -> Result<Value, LabError> {
+        let params = json!({ "expression": condition, "returnByValue": true });
+        Ok(self.call("Runtime.evaluate", params)?["result"]["value"].clone())
     }
 
     fn never(&self, condition: &str, last: &Value, limit: Duration) -> Result<LabError, LabError> {

@@ -30,7 +30,7 @@ fn a_session_outlives_noded_and_the_next_one_hears_of_it() {
         assert_eq!(listening(&world.fake), world.address, "the next one hears where the router listens");
         talk(&mut client, &mut guest, "and on");
     }
-    world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), reason: "by order".to_owned() });
+    world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), session: None, reason: "by order".to_owned() });
     assert_eq!(client.record(), None, "the new one can end it");
 }
 

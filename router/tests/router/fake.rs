@@ -229,7 +229,7 @@ impl Shared {
             while self.lock().slow_takeover {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            self.say(ToRouter::Abort { vm, reason: model::sync::TAKEN_OVER.to_owned() });
+            self.say(ToRouter::Abort { vm, session: None, reason: model::sync::TAKEN_OVER.to_owned() });
             changes.wait_for(|_| !held(&self.lock())).await.expect("lives");
         }
         self.lock().acquired(user, vm, took_over)

@@ -128,7 +128,7 @@ fn an_administrator_ends_a_session_within_a_second_with_the_reason() {
     let scene = Scene::new();
     let page = open(&scene, 1280, 800);
     let began = std::time::Instant::now();
-    let abort = ToRouter::Abort { vm: VmId(vm::RUNNING), reason: "maintenance at noon".to_owned() };
+    let abort = ToRouter::Abort { vm: VmId(vm::RUNNING), session: None, reason: "maintenance at noon".to_owned() };
     scene.world.fake.say(abort);
     page.until("document.body.innerText.includes('maintenance at noon')");
     assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());

@@ -189,7 +189,7 @@ fn an_abort_ends_a_session_within_a_second() {
     let world = World::new();
     let (mut client, mut guest, _) = session(&world, vm::RUNNING);
     let began = Instant::now();
-    world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), reason: "by order".to_owned() });
+    world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), session: None, reason: "by order".to_owned() });
     assert_eq!(client.record(), None);
     guest.read_to_end(&mut Vec::new()).expect("the guest sees the end");
     assert!(began.elapsed() < Duration::from_secs(1));
@@ -201,7 +201,7 @@ fn an_abort_while_waiting_is_told_with_its_reason() {
     let mut client = world.client();
     client.send(connect(vm::HANGING, ANN));
     world.fake.wait("acquired", |state| (!state.sessions.is_empty()).then_some(()));
-    world.fake.say(ToRouter::Abort { vm: VmId(vm::HANGING), reason: "by order".to_owned() });
+    world.fake.say(ToRouter::Abort { vm: VmId(vm::HANGING), session: None, reason: "by order".to_owned() });
     let answer = client.answer();
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("by order"), "{answer:?}");

@@ -295,7 +295,7 @@ fn a_desktop_ends_within_a_second_when_it_is_revoked_and_the_browser_hears_why()
     assert_eq!(first.close_code(), 4001, "taken over");
     first_guest.read_to_end(&mut Vec::new()).expect("the guest sees the end");
     let began = Instant::now();
-    world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), reason: "by order".to_owned() });
+    world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), session: None, reason: "by order".to_owned() });
     assert_eq!(second.close_code(), 4002);
     drop(second_guest);
     let (mut third, _guest) = ann.desktop(&world, vm::RUNNING);

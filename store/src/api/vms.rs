@@ -159,13 +159,13 @@ async fn disconnect_user(
         let Some(router) = life.session_host.filter(|_| life.user_state != UserState::Disconnected) else {
             return Ok(One::Nothing);
         };
-        found.lock().unwrap_or_else(PoisonError::into_inner).push((router, life.id));
+        found.lock().unwrap_or_else(PoisonError::into_inner).push((router, life.id, life.session));
         Ok(One::Done)
     })
     .await?;
-    for (router, vm) in sessions.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+    for (router, vm, session) in sessions.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         let reason = "An administrator has ended the session".to_owned();
-        store.hub.send(router, ToNode::AbortSession { vm, reason });
+        store.hub.send(router, ToNode::AbortSession { vm, session, reason });
     }
     Ok(done)
 }

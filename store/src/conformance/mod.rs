@@ -6,7 +6,7 @@ mod world;
 
 use self::world::{World, image, join_request, new_vm, report};
 use crate::{
-    db::{Acquire, JoinOutcome, Reported},
+    db::{Acquire, Holder, JoinOutcome, Reported},
     error::Error,
 };
 use model::{
@@ -291,7 +291,7 @@ promises! {
         let (n1, n2) = (w.node("n1").await, w.node("n2").await);
         assert!(matches!(w.acquire(user, vm, 11, n1).await, Acquire::Held(_)));
         assert!(matches!(w.acquire(user, vm, 11, n1).await, Acquire::Held(_)), "the same session may ask again");
-        assert!(matches!(w.acquire(user, vm, 22, n2).await, Acquire::Contended { router: Some(router) } if router == n1));
+        assert!(matches!(w.acquire(user, vm, 22, n2).await, Acquire::Contended(held) if held == Holder { router: Some(n1), session: Some(11) }));
         let session = move |state, session| SessionReport { vm, user, state, client: "c".into(), session };
         w.tx(move |tx| tx.session_report(n1, &session(UserState::Connected, 11))).await;
         w.tx(move |tx| tx.session_report(n2, &session(UserState::Disconnected, 22))).await;

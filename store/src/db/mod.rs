@@ -28,7 +28,7 @@ pub use images::NewImage;
 pub use join::JoinOutcome;
 pub use lives::{Dice, Life, Reported, Verdict};
 pub use properties::Named;
-pub use sessions::{Acquire, Placed, Wish};
+pub use sessions::{Acquire, Holder, Placed, Wish};
 pub use users::Account;
 
 use crate::error::{Error, Result};

@@ -30,12 +30,18 @@ pub enum Acquire {
     /// No.
     Refused(Refusal),
     /// Another session has it; nothing was changed.
-    Contended {
-        /// Node whose router has that session.
-        router: Option<HostId>,
-    },
+    Contended(Holder),
     /// It is the session's.
     Held(Box<Placed>),
+}
+
+/// The session that has a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Node whose router has it.
+    pub router: Option<HostId>,
+    /// Its number at that router.
+    pub session: Option<u64>,
 }
 
 /// A VM held for a session.
@@ -77,18 +83,29 @@ impl Tx<'_> {
         })
     }
 
+    /// What is in the way of a wish now, if anything is: for those who wait, since a look wakes nobody.
+    pub fn obstacle(&self, wish: &Wish) -> Result<Option<Acquire>> {
+        Ok(self.claim(wish)?.err())
+    }
+
+    /// The life of a VM that is free for a session, or what is in the way.
+    fn claim(&self, wish: &Wish) -> Result<std::result::Result<Life, Acquire>> {
+        Ok(match self.life_for(wish.user, wish.vm)? {
+            Err(refusal) => Err(Acquire::Refused(refusal)),
+            Ok(life) if life.blocked => Err(Acquire::Refused(Refusal::Blocked)),
+            Ok(life) if life.user_state != UserState::Disconnected && life.session != Some(wish.session) => {
+                Err(Acquire::Contended(Holder { router: life.session_host, session: life.session }))
+            }
+            Ok(life) => Ok(life),
+        })
+    }
+
     /// Takes hold of a VM for a session and wants it running. A refusal has no side effect.
     pub fn acquire(&self, wish: &Wish, dice: Dice<'_>) -> Result<Acquire> {
-        let life = match self.life_for(wish.user, wish.vm)? {
+        let life = match self.claim(wish)? {
             Ok(life) => life,
-            Err(refusal) => return Ok(Acquire::Refused(refusal)),
+            Err(obstacle) => return Ok(obstacle),
         };
-        if life.blocked {
-            return Ok(Acquire::Refused(Refusal::Blocked));
-        }
-        if life.user_state != UserState::Disconnected && life.session != Some(wish.session) {
-            return Ok(Acquire::Contended { router: life.session_host });
-        }
         let host = match self.want_run(&life, dice)? {
             Ok(host) => host,
             Err(refusal) => return Ok(Acquire::Refused(refusal)),

@@ -1,7 +1,7 @@
 //! Answers to a router's questions.
 
 use crate::{
-    db::{Acquire, Placed, Verdict, Wish},
+    db::{Acquire, Holder, Placed, Verdict, Wish},
     error::{Result, chain},
     secret,
     store::Store,
@@ -78,31 +78,50 @@ async fn log_in(store: &Store, login: String, password: Secret, client: String) 
 async fn acquire(store: &Store, wish: Wish) -> Result<Verdict<Reply>> {
     let limit = store.db.read(|tx| Ok(tx.config()?.get(&key::TAKEOVER_TIMEOUT))).await?;
     let deadline = Instant::now() + limit;
-    let mut took_over = false;
+    let mut told: Option<(Holder, Instant)> = None;
     loop {
         let mut changes = store.db.changes();
-        let attempt = wish.clone();
-        let router = match store.db.write(move |tx| tx.acquire(&attempt, &mut secret::dice)).await? {
+        let holder = match attempt(store, &wish).await? {
             Acquire::Refused(refusal) => return Ok(Err(refusal)),
-            Acquire::Held(placed) => return grant(store, &wish, *placed, took_over).await.map(Ok),
-            Acquire::Contended { router } => router,
+            Acquire::Held(placed) => return grant(store, &wish, *placed, told.is_some()).await.map(Ok),
+            Acquire::Contended(holder) => holder,
         };
-        if Instant::now() >= deadline {
+        let now = Instant::now();
+        if now >= deadline {
             return Ok(Err(Refusal::Held));
         }
-        took_over = true;
-        abort(store, wish.vm, router).await?;
+        let again = match told {
+            Some((before, again)) if before == holder && now < again => again,
+            _ => {
+                abort(store, wish.vm, holder).await?;
+                now + ABORT_AGAIN
+            }
+        };
+        told = Some((holder, again));
         // Any change may be the one waited for; the loop looks again.
-        let until = deadline.min(Instant::now() + ABORT_AGAIN);
-        drop(timeout_at(until, changes.changed()).await);
+        drop(timeout_at(deadline.min(again), changes.changed()).await);
+    }
+}
+
+/// Takes the VM when nothing is in the way. What is in the way is only looked at: a write would be a change,
+/// and wake this very waiter.
+async fn attempt(store: &Store, wish: &Wish) -> Result<Acquire> {
+    let looked = wish.clone();
+    match store.db.read(move |tx| tx.obstacle(&looked)).await? {
+        Some(obstacle) => Ok(obstacle),
+        None => {
+            let wish = wish.clone();
+            store.db.write(move |tx| tx.acquire(&wish, &mut secret::dice)).await
+        }
     }
 }
 
 /// Tells the router that has the session to cut it. A router that cannot be told has lost its node, or
 /// its node the store: the session is taken from it, and the VM's own node is told as well.
-async fn abort(store: &Store, vm: VmId, router: Option<HostId>) -> Result<()> {
-    let message = || ToNode::AbortSession { vm, reason: model::sync::TAKEN_OVER.to_owned() };
-    if router.is_some_and(|router| store.hub.send(router, message())) {
+async fn abort(store: &Store, vm: VmId, holder: Holder) -> Result<()> {
+    let reason = model::sync::TAKEN_OVER.to_owned();
+    let message = || ToNode::AbortSession { vm, session: holder.session, reason: reason.clone() };
+    if holder.router.is_some_and(|router| store.hub.send(router, message())) {
         info!(guest = %vm, "Session told to let go for another client");
         return Ok(());
     }

@@ -192,18 +192,23 @@ impl Link {
         }
     }
 
-    /// Waits until the store cuts a session.
-    pub async fn abort(&mut self) -> model::VmId {
+    /// Waits until the store cuts a session: of which VM, and which.
+    pub async fn abort(&mut self) -> (model::VmId, Option<u64>) {
         loop {
             let earlier = (!self.heard.is_empty()).then(|| self.heard.remove(0));
             let message = match earlier {
                 Some(message) => message,
                 None => self.hear().await.expect("a message"),
             };
-            if let ToNode::AbortSession { vm, .. } = message {
-                return vm;
+            if let ToNode::AbortSession { vm, session, .. } = message {
+                return (vm, session);
             }
         }
+    }
+
+    /// How many words to cut a session came meanwhile.
+    pub fn more_aborts(&self) -> usize {
+        self.heard.iter().filter(|message| matches!(message, ToNode::AbortSession { .. })).count()
     }
 
     pub async fn report(&mut self, report: GuestReport) {

@@ -234,7 +234,13 @@ async fn a_second_login_takes_the_session_over_once_the_first_let_go() {
     one.say(session(UserState::Connected, 11)).await;
     one.beat(HostState::Running).await;
     let waiting = two.ask(acquire(22)).await;
-    assert_eq!(one.abort().await, VmId(1));
+    assert_eq!(one.abort().await, (VmId(1), Some(11)));
+    // Other changes, and its own looks, do not make it say so again.
+    for _ in 0..20 {
+        one.beat(HostState::Running).await;
+        assert!(matches!(one.call(Call::List { user: UserId(1) }).await, Reply::Vms(_)));
+    }
+    assert!(one.more_aborts() <= 1, "told {} times more", one.more_aborts());
     one.say(session(UserState::Disconnected, 11)).await;
     let Reply::Acquired(acquired) = two.answer(waiting).await else { panic!("not acquired") };
     assert!(acquired.took_over);
@@ -268,7 +274,7 @@ async fn a_session_of_a_router_that_is_away_is_taken() {
     wait_until(|| !world.store().hub.connected(model::HostId(1))).await;
     let Reply::Acquired(acquired) = two.call(acquire(22)).await else { panic!("not acquired") };
     assert!(acquired.took_over);
-    assert_eq!(two.abort().await, VmId(1), "the VM's own node is told to cut it");
+    assert_eq!(two.abort().await, (VmId(1), Some(11)), "the VM's own node is told to cut it");
 }
 
 /// Waits for a condition that no message announces.

@@ -104,8 +104,8 @@ fn browse(cluster: &Cluster, page: &Page<'_>, out: &Path) -> anyhow::Result<Brow
     let login_to_pixels_s = seconds(began.elapsed());
     let shell = Shell::new(page, out.join("failure.png"));
     shell.wait()?;
-    let bridge_rss_kib = lab::bridge_rss_kib(&shell)?;
     page.picture(&out.join(BROWSER))?;
+    let bridge_rss_kib = lab::bridge_rss_kib(&shell)?;
     Ok(Browsed { login_to_pixels_s, bridge_rss_kib })
 }
 

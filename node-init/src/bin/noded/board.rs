@@ -25,6 +25,8 @@ pub struct Sessions {
 pub struct Abort {
     /// With which VM.
     pub vm: VmId,
+    /// Which; any where absent.
+    pub session: Option<u64>,
     /// Why, for the user.
     pub reason: String,
 }

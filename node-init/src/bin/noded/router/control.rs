@@ -120,7 +120,7 @@ impl Control {
                 },
                 Some((number, reply)) = replied.recv() => wire.send(&ToRouter::Reply(number, reply)).await?,
                 abort = aborts.recv() => match abort {
-                    Ok(Abort { vm, reason }) => wire.send(&ToRouter::Abort { vm, reason }).await?,
+                    Ok(Abort { vm, session, reason }) => wire.send(&ToRouter::Abort { vm, session, reason }).await?,
                     Err(RecvError::Lagged(missed)) => tracing::error!(missed, "Sessions to cut were missed"),
                     Err(RecvError::Closed) => return Err(WireError::Closed),
                 },
