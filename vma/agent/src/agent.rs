@@ -11,7 +11,7 @@
 use crate::{
     bridge,
     error::{Error, Result},
-    files,
+    files, leftover,
     link::Link,
     machine::{Client, Effect, Event, Machine, Now},
     nxlog::Line,
@@ -100,6 +100,7 @@ pub fn run(settings: Settings) -> Result<()> {
     let (queue, messages) = mpsc::channel();
     let run = &settings.paths.run;
     std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
+    leftover::end(run).map_err(Error::file("read the notes in", run))?;
     watch_signals(queue.clone())?;
     crate::link::start(settings.socket.clone(), queue.clone());
     Agent::new(settings, queue).serve(&messages);
@@ -445,6 +446,7 @@ impl Agent {
             let _unheard = queue.send(Message::BridgeEnded(ticket, how));
         };
         let bridge = bridge::start(paths, account, &self.params, paths.display + self.bridges, node, ended)?;
+        leftover::note(&paths.run, bridge.pid());
         self.bridge = Some((ticket, bridge));
         self.event(Event::Claimed);
         Ok(())

@@ -10,6 +10,7 @@ mod environment;
 mod error;
 mod files;
 mod init;
+mod leftover;
 mod link;
 mod log;
 mod machine;

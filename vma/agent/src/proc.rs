@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::user::Account;
-use nix::{sys::signal, unistd};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use nix::unistd;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use std::{
     ffi::OsString,
     fs,
@@ -124,21 +124,24 @@ pub fn run_as(args: &[OsString]) -> anyhow::Result<ExitCode> {
 /// A desktop's programs outlive their display when they are not looking at it.
 pub fn sweep(leader: u32) {
     spawn("sweep", move || {
-        signal_session(leader, signal::Signal::SIGTERM);
+        signal_session(leader, Signal::TERM);
         thread::sleep(Duration::from_secs(2));
-        signal_session(leader, signal::Signal::SIGKILL);
+        signal_session(leader, Signal::KILL);
     });
 }
 
-fn signal_session(leader: u32, signal: signal::Signal) {
-    let Ok(entries) = fs::read_dir("/proc") else { return };
-    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if session_of(&stat) == Some(leader) {
-            // It may have ended since, which is what is wanted.
-            let _ended = signal::kill(unistd::Pid::from_raw(pid), signal);
-        }
-    }
+/// Signals every process of the session that `leader` leads or led; how many there were.
+pub fn signal_session(leader: u32, signal: Signal) -> usize {
+    let Ok(entries) = fs::read_dir("/proc") else { return 0 };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let found = pids.filter(|pid| session_of(&stat(*pid)) == Some(leader));
+    // It may have ended since, which is what is wanted.
+    found.filter_map(|pid| Pid::from_raw(pid as i32)).filter(|pid| kill_process(*pid, signal).is_ok()).count()
+}
+
+/// `/proc/PID/stat`; empty when there is no such process.
+pub fn stat(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()
 }
 
 /// The session in `/proc/PID/stat`: the fourth field behind the name, which may hold anything.

@@ -3,6 +3,7 @@
 use crate::{
     bridge, environment,
     error::{Error, Result},
+    leftover,
     machine::Client,
     nxlog::{self, Line},
     options::{self, Tolerance},
@@ -149,6 +150,7 @@ where
         // Nobody waits for it when nxagent lives on with its output closed.
         let _unheard = last.send(pump(reader, &log, |line, text| words(Word::Log(run, line, text))));
     });
+    leftover::note(&paths.run, agent.pid());
     Ok(Running { run, tolerance: tolerance(client), agent, desktop: None })
 }
 
@@ -189,7 +191,9 @@ impl Running {
         command.envs(environment::of_session(account, params, paths.display, &nx_root(account)?));
         let log = account.runtime.join("desktop.log");
         command.stdout(log_for(&log, account)).stderr(log_for(&log, account));
-        self.desktop = Some(Process::start(command, move |how| words(Word::DesktopEnded(run, how)))?);
+        let desktop = Process::start(command, move |how| words(Word::DesktopEnded(run, how)))?;
+        leftover::note(&paths.run, desktop.pid());
+        self.desktop = Some(desktop);
         Ok(())
     }
 

@@ -100,6 +100,30 @@ fn a_session_lives_through_clients_takeovers_and_restarts_of_the_node() {
     node.until(&FromVma::State(Session::Stopped));
 }
 
+#[test]
+fn what_an_agent_that_crashed_left_ends_before_the_next_takes_orders() {
+    if lacks_programs() {
+        return;
+    }
+    let (dir, agent, mut node) = stage("/usr/bin/nxagent");
+    let pipe = node.session([1; 16], false);
+    let client = Client::connect(dir.path(), pipe);
+    node.until(&FromVma::State(Session::Connected));
+    agent.wait_for_desktop(1);
+    agent.crash();
+    drop((node, client));
+
+    let agent = Agent::start(dir.path(), "/usr/bin/nxagent");
+    let mut node = Node::listen(dir.path());
+    node.hello();
+    agent.wait_for_nxagents(0);
+    let pipe = node.session([2; 16], false);
+    let _client = Client::connect(dir.path(), pipe);
+    node.until(&FromVma::State(Session::Connected));
+    agent.wait_for_desktop(2);
+    agent.wait_for_nxagents(1);
+}
+
 fn lacks_programs() -> bool {
     let programs = ["/usr/bin/nxagent", "/usr/bin/nxproxy", "/usr/bin/Xvfb", "/usr/bin/Xvnc"];
     let missing = programs.iter().find(|path| !std::path::Path::new(path).exists());

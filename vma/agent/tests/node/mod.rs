@@ -77,20 +77,20 @@ impl Agent {
     /// Until all parts of a browser's bridge run, or none does.
     #[track_caller]
     pub fn wait_for_bridge(&self, wanted: bool) {
-        // Found by the directory of this test, which is in the arguments or the environment of each.
         let dir = self.log.parent().expect("directory").display().to_string();
-        let ours = |pid: &str| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| contains(&env, dir.as_bytes()));
-        wait(if wanted { "the bridge" } else { "the bridge's end" }, || {
-            let mut found = 0;
-            for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-                let pid = entry.file_name().to_string_lossy().into_owned();
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                if matches!(name.trim(), "Xvnc" | "Xtigervnc") && ours(&pid) {
-                    found += 1;
-                }
-            }
-            found == usize::from(wanted)
-        });
+        wait(if wanted { "the bridge" } else { "the bridge's end" }, || processes("Xvnc", &dir) == usize::from(wanted));
+    }
+
+    /// Kills it, as a crash does: what it started lives on.
+    pub fn crash(mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("killed");
+    }
+
+    /// Until so many nxagents of this test run.
+    #[track_caller]
+    pub fn wait_for_nxagents(&self, wanted: usize) {
+        let dir = self.log.parent().expect("directory").display().to_string();
+        wait("nxagent", || processes("nxagent", &dir) == wanted);
     }
 
     /// Ends it in order.
@@ -110,6 +110,14 @@ impl Drop for Agent {
         signal(&self.child, nix::sys::signal::Signal::SIGTERM);
         let _ended = self.child.wait();
     }
+}
+
+/// How many processes of this name there are that have the directory of a test in their environment.
+fn processes(name: &str, dir: &str) -> usize {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+    let named = |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let ours = |path: &PathBuf| fs::read(path.join("environ")).is_ok_and(|env| contains(&env, dir.as_bytes()));
+    pids.filter(named).filter(ours).count()
 }
 
 fn signal(child: &Child, signal: nix::sys::signal::Signal) {
