@@ -74,7 +74,7 @@ impl Client {
         if packet.get(2) != Some(&6) {
             return None;
         }
-        let message = Message::decode(&mut Decoder::new(packet)).ok()?;
+        let message = Message::decode(&mut Decoder::new(&relevant(packet)?)).ok()?;
         let ours = message.opcode() == Opcode::BootReply && message.xid() == xid && message.chaddr() == self.mac;
         let server = match message.opts().get(OptionCode::ServerIdentifier)? {
             DhcpOption::ServerIdentifier(server) => *server,
@@ -87,6 +87,37 @@ impl Client {
             _ => None,
         }
     }
+}
+
+/// Where the options begin: behind the fixed fields and the cookie (RFC 2131, 2132).
+const OPTIONS: usize = 240;
+/// The options that are read, by their codes.
+const READ: [u8; 10] = [1, 3, 6, 42, 51, 53, 54, 58, 59, 121];
+const PAD: u8 = 0;
+const END: u8 = 255;
+
+/// The packet without the options that nobody here reads: dhcproto 0.15 panics on some whose length is wrong
+/// (those of bulk lease queries), and what is not needed need not be trusted.
+fn relevant(packet: &[u8]) -> Option<Vec<u8>> {
+    let (fixed, mut options) = packet.split_at_checked(OPTIONS)?;
+    let mut kept = fixed.to_vec();
+    loop {
+        options = match options {
+            [] | [END, ..] => break,
+            [PAD, rest @ ..] => rest,
+            [code, len, rest @ ..] => {
+                let (value, rest) = rest.split_at_checked((*len).into())?;
+                if READ.contains(code) {
+                    kept.extend([*code, *len]);
+                    kept.extend(value);
+                }
+                rest
+            }
+            [_] => return None,
+        };
+    }
+    kept.push(END);
+    Some(kept)
 }
 
 fn usable(address: Ipv4Addr) -> Option<Ipv4Addr> {
@@ -172,6 +203,18 @@ mod tests {
         match client().read(7, &answer(MessageType::Ack, change))? {
             Event::Ack(lease) => Some(lease),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn no_option_of_any_length_panics() {
+        for (code, len) in (0..=255_u8).flat_map(|code| (0..8_u8).map(move |len| (code, len))) {
+            let mut packet = answer(MessageType::Ack, |_| {});
+            packet.pop();
+            packet.extend([code, len]);
+            packet.extend((0..len).map(|_| 1));
+            packet.push(END);
+            let _judged = client().read(7, &packet);
         }
     }
 
