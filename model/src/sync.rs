@@ -287,6 +287,14 @@ pub struct SessionReport {
     pub session: u64,
 }
 
+impl SessionReport {
+    /// The end of a session of which only these two are known: enough for the store, which forgets the session if it
+    /// is the VM's present one.
+    pub fn over(vm: VmId, session: u64) -> Self {
+        Self { vm, user: UserId(0), state: UserState::Disconnected, client: String::new(), session }
+    }
+}
+
 /// Counts of the router since the last report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

@@ -312,6 +312,10 @@ impl Link {
             Ok(ToRouter::Abort { vm, session, reason }) => {
                 let sessions = self.table.abort(vm, session, &reason);
                 tracing::info!(guest = %vm, reason, sessions, "Sessions are cut");
+                // The store holds a VM for a session that does not exist: of a router before this one, or one whose
+                // end got lost. It is told, else nobody could ever have that VM.
+                let lost = session.filter(|_| sessions == 0);
+                return lost.map(|session| ToNoded::Session(SessionReport::over(vm, session)));
             }
             Ok(ToRouter::Guests(guests)) => self.table.set_guests(guests),
             Err(error) => tracing::warn!(error = %chain(&error), "A frame of the node daemon was passed over"),

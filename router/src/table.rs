@@ -3,8 +3,8 @@
 //! A session is in the table from before its VM is asked for until its connection ends; [`Live`] is
 //! the connection's hold on it, and dropping it (also by a panic) removes the session and reports it
 //! disconnected. A session is *acquired* once the store has answered: only then is it reported, and
-//! only then does an abort concern it. `noded`'s frames are applied in their order, so an abort meant
-//! for the session before never hits the one that takes over.
+//! only then does an abort concern it that names no session. One that names it may come before the
+//! answer does: the two take different ways through `noded`.
 
 use crate::noded::Reports;
 use model::{
@@ -52,11 +52,11 @@ impl Table {
         self.lock().sessions.get_mut(&session).map(|entry| entry.acquired = true).is_some()
     }
 
-    /// Ends the acquired sessions with a VM, or the one that is meant; how many.
+    /// Ends the session that is meant, or all acquired ones with the VM; how many there were.
     pub fn abort(&self, vm: VmId, session: Option<u64>, reason: &str) -> usize {
         let inner = self.lock();
-        let meant = |e: &&Entry| session.is_none_or(|session| session == e.report.session);
-        let concerned = inner.sessions.values().filter(|e| e.acquired && e.report.vm == vm).filter(meant);
+        let meant = |e: &&Entry| session.map_or(e.acquired, |session| session == e.report.session);
+        let concerned = inner.sessions.values().filter(|e| e.report.vm == vm).filter(meant);
         concerned.inspect(|e| drop(e.abort.send_replace(Some(reason.to_owned())))).count()
     }
 
@@ -161,6 +161,10 @@ mod tests {
         table.acquired(2);
         assert_eq!(table.abort(VmId(7), Some(1), "a late word for the one before"), 1);
         assert!(newcomer.aborted.borrow().is_none());
+        assert_eq!(table.abort(VmId(7), Some(9), "nobody"), 0);
+        let (early, _c) = enter(&table, 3);
+        assert_eq!(table.abort(VmId(7), Some(3), "before the answer came"), 1);
+        assert_eq!(early.aborted().await, "before the answer came");
         assert_eq!(table.abort(VmId(7), None, "cut"), 2);
         assert_eq!(newcomer.aborted().await, "cut");
     }

@@ -15,7 +15,7 @@ use frame::{Control, Event, Opcode, Reader, Violation};
 use std::{future::poll_fn, io, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, interval_at, timeout},
 };
 
 /// A client must take a message within this time.
@@ -86,14 +86,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         timeout(WRITE_LIMIT, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits for `work` as long as the client stays. One that speaks before it was told to has left.
+    /// Waits for `work` as long as the client stays. One that speaks before it was told to has left. Meanwhile its
+    /// page hears that the connection lives, as it does in a relay.
     pub async fn attend<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Left> {
         tokio::pin!(work);
+        let mut ticks = interval_at(Instant::now() + relay::TICK, relay::TICK);
         loop {
-            // Both are cancel-safe: `work` is kept, and a read is handled in the poll that did it.
+            // All are cancel-safe: `work` is kept, and a read is handled in the poll that did it.
             let heard = tokio::select! {
                 done = &mut work => return Ok(done),
                 heard = self.hear() => heard,
+                _ = ticks.tick() => {
+                    self.say(relay::TICK_TEXT).await.map_err(|_| Left)?;
+                    continue;
+                }
             };
             if heard.over {
                 return Err(Left);

@@ -28,6 +28,8 @@ use tokio::{
 
 /// How often the page hears that its connection lives.
 pub const TICK: Duration = Duration::from_secs(5);
+/// What it hears.
+pub const TICK_TEXT: &str = "{\"tick\":1}";
 /// A ping goes with every so many ticks.
 const PINGS: u32 = 4;
 /// A client that answered nothing for this long is gone.
@@ -212,7 +214,7 @@ where
 
     fn tick(&mut self) -> Vec<u8> {
         self.ticked = self.ticked.wrapping_add(1);
-        let mut bytes = frame::message(Opcode::Text, b"{\"tick\":1}");
+        let mut bytes = frame::message(Opcode::Text, TICK_TEXT.as_bytes());
         if self.ticked.is_multiple_of(PINGS) {
             bytes.extend(frame::message(Opcode::Ping, b""));
         }

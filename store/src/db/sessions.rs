@@ -152,6 +152,12 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// The same, only if the VM still is this session's: a newcomer's is not ended for its predecessor.
+    pub fn end_session_of(&self, vm: VmId, holder: Holder) -> Result<()> {
+        let held = self.life(vm)?.map(|life| Holder { router: life.session_host, session: life.session });
+        if held == Some(holder) { self.end_session(vm) } else { Ok(()) }
+    }
+
     /// A router has told all its sessions: others that the store believes it has are over.
     pub fn sessions_complete(&self, router: HostId, sessions: &[u64]) -> Result<()> {
         let sql = "SELECT vm_id, session FROM vm_runtimes WHERE session_host = ?";

@@ -130,7 +130,7 @@ async fn abort(store: &Store, vm: VmId, holder: Holder) -> Result<()> {
         store.hub.send(host, message());
     }
     warn!(guest = %vm, "Session taken from a router that cannot be reached");
-    store.db.write(move |tx| tx.end_session(vm)).await
+    store.db.write(move |tx| tx.end_session_of(vm, holder)).await
 }
 
 async fn grant(store: &Store, wish: &Wish, placed: Placed, took_over: bool) -> Result<Reply> {

@@ -6,7 +6,7 @@
 
 use super::{SEND, Wire, calls, first_word, name, read, refuse};
 use crate::{
-    db::{Node, Reported},
+    db::{Holder, Node, Reported},
     error::{Result, chain},
     hub::QUEUE,
     listen,
@@ -17,7 +17,7 @@ use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use model::{
     HostId, VmId, frame, key,
     state::UserState,
-    sync::{Call, GuestReport, Hello, PROTO, SessionReport, ToNode, ToStore, Welcome},
+    sync::{Call, GuestReport, Hello, PROTO, Reply, SessionReport, ToNode, ToStore, Welcome},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -41,7 +41,7 @@ struct Session {
     /// All that the node found at its start is told.
     settled: bool,
     guests: Vec<VmId>,
-    sessions: Vec<u64>,
+    sessions: Vec<SessionReport>,
 }
 
 pub(super) async fn serve(
@@ -239,8 +239,11 @@ impl Session {
     }
 
     async fn session(&mut self, report: SessionReport) -> Result<()> {
-        if !self.settled && report.state != UserState::Disconnected {
-            self.sessions.push(report.session);
+        if !self.settled {
+            self.sessions.retain(|earlier| earlier.session != report.session);
+            if report.state != UserState::Disconnected {
+                self.sessions.push(report.clone());
+            }
         }
         let host = self.node.id;
         self.store.db.write(move |tx| tx.session_report(host, &report)).await
@@ -256,7 +259,10 @@ impl Session {
             .db
             .write(move |tx| {
                 tx.reports_complete(host, &guests)?;
-                tx.sessions_complete(host, &sessions)
+                let live: Vec<u64> = sessions.iter().map(|report| report.session).collect();
+                tx.sessions_complete(host, &live)?;
+                // Those that began while the store was away, in place of one that it believed in until now.
+                sessions.iter().try_for_each(|report| tx.session_report(host, report))
             })
             .await
     }
@@ -270,9 +276,26 @@ impl Session {
         let (store, router, out) = (self.store.clone(), self.node.id, self.out.clone());
         tokio::spawn(async move {
             let _place = place;
+            let asked = wanted(&call);
             let reply = calls::answer(&store, router, call).await;
-            // The node went away: its router asks again.
-            drop(out.send(ToNode::Reply(number, reply)).await);
+            let granted = asked.filter(|_| matches!(reply, Reply::Acquired(_)));
+            // The node went away: its router asks again, for a session of another number.
+            if out.send(ToNode::Reply(number, reply)).await.is_err()
+                && let Some((vm, session)) = granted
+            {
+                let holder = Holder { router: Some(router), session: Some(session) };
+                if let Err(error) = store.db.write(move |tx| tx.end_session_of(vm, holder)).await {
+                    warn!(guest = %vm, error = %chain(&error), "Cannot take back a desktop whose router is gone");
+                }
+            }
         });
+    }
+}
+
+/// The VM that a call is to acquire, and for which session.
+fn wanted(call: &Call) -> Option<(VmId, u64)> {
+    match call {
+        Call::Acquire { vm, session, .. } => Some((*vm, *session)),
+        _ => None,
     }
 }

@@ -4,6 +4,7 @@ use crate::{guests::Reports, identity::Member, verdict::Verdict};
 use model::{
     VmId,
     key::Config,
+    state::UserState,
     sync::{Desired, SessionReport},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -18,6 +19,21 @@ pub struct Sessions {
     pub settled: bool,
     /// Sessions in any state but disconnected.
     pub live: BTreeMap<u64, SessionReport>,
+    /// Sessions that ended, until the store was told. It holds a VM for a session from the moment it grants it, which
+    /// may be before the session was ever seen live here.
+    pub over: BTreeMap<u64, SessionReport>,
+}
+
+impl Sessions {
+    /// A session ended; `online` is whether the store can be told. When it is back it hears of all that live, so
+    /// that ends are not kept for it.
+    pub fn end(&mut self, report: SessionReport, online: bool) {
+        self.live.remove(&report.session);
+        if online {
+            let report = SessionReport { state: UserState::Disconnected, ..report };
+            self.over.insert(report.session, report);
+        }
+    }
 }
 
 /// A session that must end.

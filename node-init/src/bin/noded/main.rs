@@ -141,7 +141,13 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
     tokio::spawn(verdict::run(board.clone(), parts(&paths, &network, &guests), init.clone()));
 
     let (store, talk) = Store::new();
-    let control = router::control::Control { board: board.clone(), key: key.clone(), store, guests: guests.reports() };
+    let control = router::control::Control {
+        board: board.clone(),
+        key: key.clone(),
+        store,
+        guests: guests.reports(),
+        latest: Arc::default(),
+    };
     control.start(&paths).context("Cannot make the router's socket")?;
     let doorman = router::open::Doorman { board: board.clone(), guests: guests.clone() };
     doorman.start(&paths).context("Cannot make the socket for sessions")?;

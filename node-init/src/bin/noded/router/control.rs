@@ -5,23 +5,30 @@
 
 use super::place;
 use crate::{
-    board::{Abort, Board, Sessions, guest_states},
+    board::{Abort, Board, guest_states},
     guests::Reports,
     identity::{self, NodeKey},
     report::chain,
-    sync::Store,
+    sync::{Store, talk},
     wire::{Wire, WireError},
 };
 use model::{
     local::{RouterConfig, ToNoded, ToRouter},
     paths,
     state::UserState,
-    sync::{RouterTls, SessionReport},
+    sync::{Call, Reply, RouterTls, SessionReport},
 };
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     net::UnixStream,
-    sync::{Semaphore, broadcast::error::RecvError, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, mpsc, watch},
 };
 
 /// How long a router that lives may take to connect again after this daemon started.
@@ -42,6 +49,8 @@ pub struct Control {
     pub store: Store,
     /// Guests' reports.
     pub guests: watch::Receiver<Reports>,
+    /// Number of the connection that said Hello last: sessions are that router's.
+    pub latest: Arc<AtomicU64>,
 }
 
 impl Control {
@@ -68,21 +77,25 @@ impl Control {
     }
 
     async fn serve(self, stream: UnixStream) {
-        let mut own = BTreeSet::new();
-        let error = match self.exchange(stream, &mut own).await {
+        let mut number = None;
+        let error = match self.exchange(stream, &mut number).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        if !own.is_empty() || !matches!(error, WireError::Closed) {
-            tracing::warn!(error = %chain(&error), sessions = own.len(), "A router is gone");
+        // A successor that has said Hello has told which sessions there are.
+        if number.is_some_and(|number| number == self.latest.load(Ordering::Relaxed)) {
+            let mut sessions = 0;
+            self.board.sessions.send_modify(|s| sessions = std::mem::take(&mut s.live).len());
+            tracing::warn!(error = %chain(&error), sessions, "The router is gone");
+        } else if !matches!(error, WireError::Closed) {
+            tracing::warn!(error = %chain(&error), "A router's connection ended");
         }
-        self.board.sessions.send_modify(|s| s.live.retain(|id, _| !own.contains(id)));
     }
 
     async fn exchange(
         &self,
         stream: UnixStream,
-        own: &mut BTreeSet<u64>,
+        number: &mut Option<u64>,
     ) -> Result<std::convert::Infallible, WireError> {
         let mut wire = Wire::with_limit(stream, FRAME);
         let mut config = ConfigWatch::new(self);
@@ -105,20 +118,14 @@ impl Control {
             // Cancel-safe: receives take nothing unless they complete; changes are read again above.
             tokio::select! {
                 word = wire.recv() => match word? {
-                    ToNoded::Call(number, call) => {
-                        // Waits when too many calls are open: the router's own queue grows, not ours.
-                        let Ok(permit) = free.clone().acquire_owned().await else { continue };
-                        let (store, replies) = (self.store.clone(), replies.clone());
-                        tokio::spawn(async move {
-                            let reply = store.call(call).await;
-                            // A router that is gone needs no answer.
-                            replies.send((number, reply)).await.ok();
-                            drop(permit);
-                        });
-                    }
-                    word => self.hear(word, own),
+                    ToNoded::Call(call_number, call) => match free.clone().try_acquire_owned() {
+                        Ok(permit) => drop(tokio::spawn(self.clone().call(call_number, call, permit, replies.clone()))),
+                        // Never waits here: what ends other calls comes through this loop.
+                        Err(_) => wire.send(&ToRouter::Reply(call_number, talk::overloaded())).await?,
+                    },
+                    word => self.hear(word, number),
                 },
-                Some((number, reply)) = replied.recv() => wire.send(&ToRouter::Reply(number, reply)).await?,
+                Some((call_number, reply)) = replied.recv() => wire.send(&ToRouter::Reply(call_number, reply)).await?,
                 abort = aborts.recv() => match abort {
                     Ok(Abort { vm, session, reason }) => wire.send(&ToRouter::Abort { vm, session, reason }).await?,
                     Err(RecvError::Lagged(missed)) => tracing::error!(missed, "Sessions to cut were missed"),
@@ -130,14 +137,32 @@ impl Control {
         }
     }
 
-    fn hear(&self, word: ToNoded, own: &mut BTreeSet<u64>) {
+    /// Asks the store. A VM given to a router that is gone is given back.
+    async fn call(self, number: u64, call: Call, _place: OwnedSemaphorePermit, replies: mpsc::Sender<(u64, Reply)>) {
+        let over = talk::end_of(&call);
+        let limit = talk::limit(&call, &self.board.config());
+        let reply = self.store.call(call, limit).await;
+        let granted = matches!(reply, Reply::Acquired(_));
+        if replies.send((number, reply)).await.is_err()
+            && let Some(report) = over.filter(|_| granted)
+        {
+            self.end(report);
+        }
+    }
+
+    fn hear(&self, word: ToNoded, number: &mut Option<u64>) {
         match word {
             ToNoded::Hello { sessions } => {
                 tracing::info!(sessions = sessions.len(), "The router is here");
-                sessions.into_iter().for_each(|report| self.session(report, own));
+                *number = Some(self.latest.fetch_add(1, Ordering::Relaxed) + 1);
+                let live = sessions.into_iter().map(|report| (report.session, report)).collect();
+                self.board.sessions.send_modify(|s| s.live = live);
                 settle(&self.board);
             }
-            ToNoded::Session(report) => self.session(report, own),
+            ToNoded::Session(report) if report.state == UserState::Disconnected => self.end(report),
+            ToNoded::Session(report) => {
+                self.board.sessions.send_modify(|s| drop(s.live.insert(report.session, report)));
+            }
             ToNoded::Counters(counters) => self.store.count(counters),
             ToNoded::Listening(Ok(address)) => tracing::info!(%address, "The router listens"),
             ToNoded::Listening(Err(error)) => tracing::error!(error, "The router cannot listen"),
@@ -145,21 +170,9 @@ impl Control {
         }
     }
 
-    fn session(&self, report: SessionReport, own: &mut BTreeSet<u64>) {
-        let id = report.session;
-        let over = report.state == UserState::Disconnected;
-        if over {
-            own.remove(&id)
-        } else {
-            own.insert(id)
-        };
-        self.board.sessions.send_modify(|s: &mut Sessions| {
-            if over {
-                s.live.remove(&id)
-            } else {
-                s.live.insert(id, report)
-            };
-        });
+    fn end(&self, report: SessionReport) {
+        let online = *self.board.online.borrow();
+        self.board.sessions.send_modify(|s| s.end(report, online));
     }
 }
 

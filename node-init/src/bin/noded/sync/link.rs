@@ -128,12 +128,17 @@ impl Link<'_> {
             let known = self.able.borrow_and_update().is_ok();
             let guests = self.guests.borrow_and_update().clone();
             let mut now = sessions.borrow_and_update().clone();
+            // Told below, or not at all: a link that breaks makes all ends known by what lives.
+            self.board.sessions.send_if_modified(|s| {
+                s.over.retain(|id, _| !now.over.contains_key(id));
+                false
+            });
             now.settled &= known;
             self.report(&mut told, guests, now).await?;
             // Cancel-safe: receives take nothing unless they complete, and what a `changed` announces is
             // read by the borrows above. Nothing is sent inside a branch's future.
             tokio::select! {
-                word = self.wire.recv() => self.hear(word?, &mut beat).await,
+                word = self.wire.recv() => self.hear(word?, &mut beat).await?,
                 Some(asked) = self.talk.asked.recv() => self.ask(asked).await?,
                 Some(counts) = self.talk.counted.recv() => self.talk.add(counts),
                 Ok(()) = self.guests.changed() => {}
@@ -156,7 +161,7 @@ impl Link<'_> {
         beats
     }
 
-    async fn hear(&mut self, word: ToNode, beat: &mut Interval) {
+    async fn hear(&mut self, word: ToNode, beat: &mut Interval) -> Result<(), LinkError> {
         match word {
             ToNode::Desired(desired) => {
                 self.want(*desired).await;
@@ -164,15 +169,23 @@ impl Link<'_> {
                     *beat = self.beats();
                 }
             }
-            ToNode::Reply(number, reply) => self.talk.pending.answer(number, reply),
-            // With no router connected nobody listens, and there is no session to cut.
+            ToNode::Reply(number, reply) => {
+                if let Some(over) = self.talk.pending.answer(number, reply) {
+                    self.send(&ToStore::Session(over)).await?;
+                }
+            }
             ToNode::AbortSession { vm, session, reason } => {
-                drop(self.board.aborts.send(Abort { vm, session, reason }));
+                let nobody = self.board.aborts.send(Abort { vm, session, reason }).is_err();
+                // No router is here, and none has been for a while: the session does not exist.
+                if let Some(session) = session.filter(|_| nobody && self.board.sessions.borrow().settled) {
+                    self.send(&ToStore::Session(SessionReport::over(vm, session))).await?;
+                }
             }
             ToNode::Welcome(_) | ToNode::Refused(_) | ToNode::JoinPending | ToNode::Joined(_) => {
                 tracing::warn!("The store said something out of turn; ignored");
             }
         }
+        Ok(())
     }
 
     /// Into the ledger first: what was acted on must be known after a power cut.
@@ -187,7 +200,7 @@ impl Link<'_> {
     }
 
     async fn ask(&mut self, (call, reply): Asked) -> Result<(), LinkError> {
-        let number = self.talk.pending.number(reply);
+        let number = self.talk.pending.number(&call, reply);
         self.send(&ToStore::Call(number, call)).await
     }
 
@@ -227,9 +240,11 @@ fn news(told: &mut Told, guests: Reports, sessions: Sessions) -> Vec<ToStore> {
     words.extend(changed.map(|(_, report)| ToStore::Guest(report.clone())));
     let changed = sessions.live.iter().filter(|(id, report)| told.sessions.get(id) != Some(report));
     words.extend(changed.map(|(_, report)| ToStore::Session(report.clone())));
-    let over = told.sessions.iter().filter(|(id, _)| !sessions.live.contains_key(id));
+    words.extend(sessions.over.values().cloned().map(ToStore::Session));
+    let lost =
+        told.sessions.iter().filter(|(id, _)| !sessions.live.contains_key(id) && !sessions.over.contains_key(id));
     words.extend(
-        over.map(|(_, report)| ToStore::Session(SessionReport { state: UserState::Disconnected, ..report.clone() })),
+        lost.map(|(_, report)| ToStore::Session(SessionReport { state: UserState::Disconnected, ..report.clone() })),
     );
     if sessions.settled && !told.complete {
         told.complete = true;
@@ -255,7 +270,7 @@ mod tests {
 
     fn all(guests: &[GuestReport], sessions: &[SessionReport], settled: bool) -> (Reports, Sessions) {
         let live = sessions.iter().map(|s| (s.session, s.clone())).collect();
-        (guests.iter().map(|g| (g.vm, g.clone())).collect(), Sessions { settled, live })
+        (guests.iter().map(|g| (g.vm, g.clone())).collect(), Sessions { settled, live, ..Sessions::default() })
     }
 
     #[test]
@@ -265,6 +280,11 @@ mod tests {
         let (guests, sessions) = all(std::slice::from_ref(&up), std::slice::from_ref(&on), false);
         let first = news(&mut told, guests.clone(), sessions.clone());
         assert_eq!(first, [ToStore::Guest(up), ToStore::Session(on.clone())]);
+        // One that was never seen live is told all the same: the store may hold its VM.
+        let brief = session(8, UserState::Disconnected);
+        let over = [(8, brief.clone())].into();
+        let with_brief = Sessions { over, ..sessions.clone() };
+        assert_eq!(news(&mut told, guests.clone(), with_brief), [ToStore::Session(brief)]);
         let settled = Sessions { settled: true, ..sessions };
         assert_eq!(news(&mut told, guests.clone(), settled.clone()), [ToStore::ReportsComplete]);
         assert_eq!(news(&mut told, guests.clone(), settled), []);

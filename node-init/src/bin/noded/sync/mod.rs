@@ -9,7 +9,7 @@
 
 mod keeper;
 mod link;
-mod talk;
+pub mod talk;
 
 pub use keeper::Keeper;
 pub use talk::Store;

@@ -33,6 +33,9 @@ fn guest(vm: u32) -> GuestReport {
     }
 }
 
+/// For calls; the store that is away is noticed sooner.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
 #[tokio::test]
 async fn a_fresh_node_joins_is_welcomed_and_keeps_what_is_wanted() {
     let store = FakeStore::start().await;
@@ -75,7 +78,7 @@ async fn a_store_that_goes_away_is_found_again_and_told_all_anew() {
     store.away();
     drop(peer);
     see(&node.board.online, |online| !online).await;
-    let reply = soon(node.store.call(Call::List { user: UserId(1) })).await;
+    let reply = soon(node.store.call(Call::List { user: UserId(1) }, LIMIT)).await;
     assert_eq!(reply, Reply::Refused(Refusal::StoreAway));
     node.guests.send_modify(|g| drop(g.insert(VmId(9), guest(9))));
 
@@ -94,7 +97,7 @@ async fn calls_get_their_own_answers_in_any_order() {
     see(&node.board.online, |online| *online).await;
     let ask = |user| {
         let store = node.store.clone();
-        tokio::spawn(async move { store.call(Call::List { user: UserId(user) }).await })
+        tokio::spawn(async move { store.call(Call::List { user: UserId(user) }, LIMIT).await })
     };
     let (a, b) = (ask(1), ask(2));
     let mut calls = vec![];

@@ -16,7 +16,9 @@ async fn router(node: &Node) -> Wire<UnixStream> {
     let path = node.paths.at(paths::ROUTER_SOCKET);
     if !path.exists() {
         let (board, key, store) = (node.board.clone(), node.key.clone(), node.store.clone());
-        Control { board, key, store, guests: node.guests.subscribe() }.start(&node.paths).expect("binds");
+        Control { board, key, store, guests: node.guests.subscribe(), latest: Arc::default() }
+            .start(&node.paths)
+            .expect("binds");
     }
     Wire::new(UnixStream::connect(path).await.expect("connects"))
 }
@@ -53,9 +55,13 @@ async fn sessions_live_as_long_as_their_router() {
     // Its successor says Hello before the old connection is seen to end.
     let mut next = router(&node).await;
     next.send(&ToNoded::Hello { sessions: vec![session(5)] }).await.expect("sends");
-    see(&node.board.sessions, |s| s.live.len() == 2).await;
-    drop(wire);
     see(&node.board.sessions, |s| s.live.keys().eq([&5])).await;
+    drop(wire);
+    // It has been seen to end once the next router's word is.
+    next.send(&ToNoded::Session(session(6))).await.expect("sends");
+    see(&node.board.sessions, |s| s.live.keys().eq([&5, &6])).await;
+    drop(next);
+    see(&node.board.sessions, |s| s.live.is_empty()).await;
 }
 
 #[tokio::test]
