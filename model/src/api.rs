@@ -36,7 +36,8 @@
 //! | GET `/vms` | filter | | [`VmRow`] list |
 //! | POST `/vms` | | [`NewVm`] | [`Added`] |
 //! | PATCH `/vms` | filter | [`EditVm`] | [`Done`] |
-//! | POST `/vms/{start,stop,block,unblock,disconnect_user,release}` | filter | | [`Done`] |
+//! | POST `/vms/{start,stop,unblock,disconnect_user,release}` | filter | | [`Done`] |
+//! | POST `/vms/block` | filter | [`BlockVm`], or nothing | [`Done`] |
 //! | DELETE `/vms` | filter | | [`Done`] |
 //! | GET `/vms/counters` | filter | | [`VmCounters`] list |
 //! | GET `/{hosts,osfs,dis,users,vms}/properties` | filter | | [`PropertyRow`] list |
@@ -449,6 +450,8 @@ messages! {
         pub blocked: bool,
         /// Set when the store itself blocked it (a start that failed): why.
         pub blocked_reason: Option<String>,
+        /// What the administrator who blocked it tells its user.
+        pub block_note: Option<String>,
         /// Asked to stop at this time, RFC 3339.
         pub expire_soft: Option<String>,
         /// Stopped at this time, RFC 3339.
@@ -503,6 +506,13 @@ messages! {
         /// In maintenance or not.
         #[serde(default)]
         pub blocked: Option<bool>,
+    }
+
+    /// A block, which may say why.
+    pub struct BlockVm: request {
+        /// For its user, who reads it on the desktop's card.
+        #[serde(default)]
+        pub note: Option<String>,
     }
 
     /// Counters of a virtual machine.

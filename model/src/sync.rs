@@ -359,6 +359,11 @@ pub enum Call {
         /// Which.
         vm: VmId,
     },
+    /// The VMs of a user who logged in, with all that a page tells of them.
+    Cards {
+        /// Whose.
+        user: UserId,
+    },
 }
 
 /// Answers. Append only.
@@ -376,6 +381,8 @@ pub enum Reply {
     Stopping,
     /// To anything: no.
     Refused(Refusal),
+    /// To Cards.
+    Cards(Vec<VmCard>),
 }
 
 /// A login that succeeded.
@@ -398,6 +405,54 @@ pub struct VmEntry {
     pub state: VmState,
     /// In maintenance.
     pub blocked: bool,
+}
+
+/// One of a user's VMs, as a page shows it. Ages are counted by the store's clock, so that a browser's
+/// need not agree with it; none is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCard {
+    /// What every client is told.
+    pub entry: VmEntry,
+    /// Milliseconds since its state came about.
+    pub state_ms: Option<u64>,
+    /// Step within the state.
+    pub phase: String,
+    /// Why the last start or run failed.
+    pub failed: Option<String>,
+    /// Why it is blocked, if it is.
+    pub block: Option<Block>,
+    /// Its node is away, and it can start nowhere else.
+    pub unavailable: bool,
+    /// State of the session with it, at whichever router.
+    pub session: UserState,
+    /// Milliseconds since that came about.
+    pub session_ms: Option<u64>,
+}
+
+impl From<VmEntry> for VmCard {
+    /// All that is known while the store is away.
+    fn from(entry: VmEntry) -> Self {
+        let block = entry.blocked.then_some(Block::Order(None));
+        Self {
+            entry,
+            state_ms: None,
+            phase: String::new(),
+            failed: None,
+            block,
+            unavailable: false,
+            session: UserState::Disconnected,
+            session_ms: None,
+        }
+    }
+}
+
+/// Why a VM is blocked. Append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Block {
+    /// By an administrator, with the note for its user.
+    Order(Option<String>),
+    /// By the store, since it could not be started.
+    FailedStart,
 }
 
 /// A VM held for a session.

@@ -15,8 +15,8 @@ use crate::{
 use model::{
     VmId,
     local::RouterConfig,
-    state::HostState,
-    sync::{Call, LoggedIn, Refusal, Reply, Secret, VmEntry},
+    state::{HostState, UserState},
+    sync::{Block, Call, LoggedIn, Refusal, Reply, Secret, VmCard},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -162,15 +162,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
     pub async fn desktops(&mut self) -> Result<Page, Fault> {
         let visitor = visit::visitor(self.router, self.request)?;
         self.router.counters.http_requests.count();
-        let vms = serve::vms(self.router, &visitor.who).await?;
+        let vms = serve::cards(self.router, &visitor.who).await?;
         let notice = open_for_users(self.router.node()).err().map(|f| f.json());
         let cards: Vec<Value> = vms.iter().map(|vm| self.card(vm)).collect();
         Ok(Page::json(Status::Ok, &json!({ "desktops": cards, "notice": notice })))
     }
 
-    fn card(&self, vm: &VmEntry) -> Value {
-        let here = self.router.table.is_held(vm.vm);
-        json!({ "id": vm.vm.0, "name": vm.name, "state": vm.state.as_str(), "blocked": vm.blocked, "held": here })
+    fn card(&self, card: &VmCard) -> Value {
+        let vm = &card.entry;
+        // This router knows of its own sessions before the store does.
+        let held = self.router.table.is_held(vm.vm) || card.session != UserState::Disconnected;
+        let block = match &card.block {
+            Some(Block::Order(note)) => json!({ "note": note }),
+            Some(Block::FailedStart) => json!({ "code": Fault::NotRunning(String::new()).code() }),
+            None => Value::Null,
+        };
+        json!({
+            "id": vm.vm.0, "name": vm.name, "state": vm.state.as_str(), "blocked": vm.blocked, "block": block,
+            "phase": card.phase, "away": card.unavailable, "held": held,
+            "failed": card.failed.as_ref().map(|reason| Fault::NotRunning(reason.clone()).json()),
+            "since": seconds(card.state_ms), "heldSince": seconds(card.session_ms.filter(|_| held)),
+        })
     }
 
     /// `/web/desktops/N/VERB`.
@@ -218,6 +230,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
             other => Err(auth::unexpected(&other).into()),
         }
     }
+}
+
+fn seconds(ms: Option<u64>) -> Option<u64> {
+    ms.map(|ms| ms / 1000)
 }
 
 /// One who only starts a desktop hears nothing on the way.

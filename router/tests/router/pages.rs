@@ -3,9 +3,10 @@
 use crate::{
     cdp::{Browser, Page},
     desk::Desk,
+    fake::Vm,
     world::{World, vm},
 };
-use model::{VmId, local::ToRouter};
+use model::{VmId, local::ToRouter, state::VmState};
 
 /// A node, a desktop and a browser.
 struct Scene {
@@ -80,6 +81,65 @@ fn a_user_logs_in_types_into_a_terminal_and_the_desktop_fits_the_window() {
     page.click("#b-leave");
     page.until("!document.querySelector('#cover').hidden");
     page.shot("left");
+    no_complaints(&page);
+}
+
+#[test]
+fn a_card_tells_since_when_the_step_of_a_start_and_why_it_is_blocked_or_failed() {
+    let scene = Scene::new();
+    {
+        let mut state = scene.world.fake.state();
+        let mut change = |id: u32, change: fn(&mut Vm)| change(state.vms.get_mut(&VmId(id)).expect("there"));
+        change(vm::BLOCKED, |vm| vm.note = Some("new disks, back at noon"));
+        change(vm::FAILING, |vm| (vm.blocked, vm.failed) = (true, Some("no init in the image".to_owned())));
+        change(vm::STOPPED, |vm| vm.failed = Some("killed: out of memory".to_owned()));
+        change(vm::HANGING, |vm| (vm.state, vm.phase) = (VmState::Starting, "waiting-for-agent"));
+    }
+    for (language, width, running, texts) in [
+        (
+            "en",
+            1280,
+            "Running for 3 minutes",
+            [
+                "In maintenance: an administrator has blocked this desktop.\nnew disks, back at noon",
+                "Blocked, since it could not be started. An administrator has to look at it.",
+                "It has failed the last time.\nno init in the image · Code R207",
+                "It has failed the last time.\nkilled: out of memory · Code R207",
+                "Starting for 3 minutes\n\nIt is starting up.",
+            ],
+        ),
+        (
+            "es",
+            390,
+            "En marcha desde hace 3 minutos",
+            [
+                "En mantenimiento: un administrador ha bloqueado este escritorio.\nnew disks, back at noon",
+                "Bloqueado porque no pudo arrancar. Un administrador tiene que revisarlo.",
+                "Falló la última vez.\nno init in the image · Código R207",
+                "Falló la última vez.\nkilled: out of memory · Código R207",
+                "Arrancando desde hace 3 minutos\n\nEstá arrancando.",
+            ],
+        ),
+    ] {
+        let page = scene.browser.page(width, 1400);
+        page.language(language);
+        page.go(&scene.address("/"));
+        page.log_in("ann", "secret");
+        page.until("document.querySelectorAll('.card').length > 3");
+        let shown = page.eval("document.querySelector('#cards').innerText");
+        let shown = shown.as_str().expect("text");
+        for text in texts.into_iter().chain([running]) {
+            assert!(shown.contains(text), "{text} is not in {shown}");
+        }
+        page.shot(&format!("cards-told-{language}"));
+        no_complaints(&page);
+    }
+    // A session with another router's client is told as well.
+    let page = open(&scene, 1280, 800);
+    let other = scene.browser.page(1280, 800);
+    other.go(&scene.address("/"));
+    other.log_in("ann", "secret");
+    other.until("document.querySelector('#cards')?.innerText.includes('Open in another window or client for 2 hours')");
     no_complaints(&page);
 }
 

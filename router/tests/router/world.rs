@@ -203,6 +203,8 @@ fn vms(host: HostId) -> HashMap<VmId, Vm> {
         blocked: false,
         failed: None,
         boot: Boot::Works,
+        note: None,
+        phase: "",
         host,
         address: Ipv4Addr::LOCALHOST,
     };

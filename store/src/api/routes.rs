@@ -91,7 +91,7 @@ pub const ALL: &[Route] = &[
     route("delete", "/vms", "Deletes stopped virtual machines", F, None, 200, One("Done")),
     route("post", "/vms/start", "Starts", F, None, 200, One("Done")),
     route("post", "/vms/stop", "Stops", F, None, 200, One("Done")),
-    route("post", "/vms/block", "Sets the maintenance flag", F, None, 200, One("Done")),
+    route("post", "/vms/block", "Sets the maintenance flag and ends sessions", F, One("BlockVm"), 200, One("Done")),
     route("post", "/vms/unblock", "Clears the maintenance flag", F, None, 200, One("Done")),
     route("post", "/vms/disconnect_user", "Ends sessions", F, None, 200, One("Done")),
     route("post", "/vms/release", "Takes VMs from a node that will never run them again", F, None, 200, One("Done")),

@@ -14,7 +14,7 @@ use model::{
     api::{EditVm, NewHost, NewVm, TokenKind},
     filter::{Filter, Object},
     state::{HostState, UserState, VmState, Want},
-    sync::{Refusal, SessionReport},
+    sync::{Block, GuestReport, Refusal, SessionReport},
 };
 use std::sync::atomic::Ordering;
 
@@ -220,7 +220,7 @@ promises! {
         assert_eq!(row.failed.as_deref(), Some("no init in the image"));
         assert_eq!(w.start(vm).await, Err(Refusal::Blocked));
         assert!(matches!(w.acquire(user, vm, 1, node).await, Acquire::Refused(Refusal::Blocked)));
-        w.tx(move |tx| tx.vm_block(vm, false)).await;
+        w.tx(move |tx| tx.vm_unblock(vm)).await;
         w.report(node, vm, VmState::Stopped, Some("no init in the image")).await;
         assert!(!w.life(vm).await.blocked, "what was known already blocks nothing again");
         w.start(vm).await.expect("starts");
@@ -230,6 +230,50 @@ promises! {
         let life = w.life(vm).await;
         assert_eq!((life.blocked, life.want), (false, Want::Stop));
         assert_eq!(life.failed.as_deref(), Some("killed: out of memory"));
+    }
+
+    async fn a_user_is_told_since_when_why_it_failed_and_why_it_is_blocked(w) {
+        let (user, ..) = w.flavour().await;
+        let vm = w.vm("a").await;
+        let node = w.node("n").await;
+        let card = async || w.tx(move |tx| tx.cards_of(user)).await.remove(0);
+        w.pass(60);
+        let at_rest = card().await;
+        assert_eq!((at_rest.state_ms, at_rest.block, at_rest.failed), (Some(60_000), None, None));
+        assert_eq!((at_rest.session, at_rest.session_ms), (UserState::Disconnected, None), "never used");
+        w.beat(node, HostState::Running).await;
+        w.acquire(user, vm, 7, node).await;
+        w.pass(5);
+        let told = report(vm, 1, 1, VmState::Starting);
+        let started = w.now.load(Ordering::SeqCst);
+        let waiting = GuestReport { phase: "waiting-for-agent".into(), since_ms: started, ..told };
+        w.tx(move |tx| tx.guest_report(node, &waiting, true)).await;
+        w.pass(2);
+        let starting = card().await;
+        assert_eq!((starting.phase.as_str(), starting.state_ms), ("waiting-for-agent", Some(2_000)));
+        assert_eq!((starting.session, starting.session_ms), (UserState::Connecting, Some(7_000)));
+        w.acquire(user, vm, 7, node).await;
+        assert_eq!(card().await.session_ms, Some(7_000), "a state that is told again is no new one");
+        let long = format!("no init in the image{}\nand a trace", "!".repeat(500));
+        w.report(node, vm, VmState::Stopped, Some(&long)).await;
+        let failed = card().await;
+        assert_eq!(failed.block, Some(Block::FailedStart));
+        let text = failed.failed.expect("told");
+        assert!(text.starts_with("no init in the image!") && text.len() == 200, "{text}");
+        w.tx(move |tx| tx.vm_block(vm, Some(" new disks, back at noon "))).await;
+        assert_eq!(card().await.block, Some(Block::Order(Some("new disks, back at noon".into()))));
+        let row = w.tx(|tx| tx.vms(&Filter::default())).await.remove(0);
+        assert_eq!((row.blocked_reason, row.block_note.as_deref()), (None, Some("new disks, back at noon")));
+        w.tx(move |tx| tx.vm_block(vm, None)).await;
+        assert_eq!(card().await.block, Some(Block::Order(None)));
+        w.tx(move |tx| tx.vm_unblock(vm)).await;
+        assert_eq!(card().await.block, None);
+        w.pass(601);
+        w.tx(|tx| tx.mark_lost(0)).await;
+        assert!(card().await.unavailable);
+        for bad in ["a\nb".to_owned(), "x".repeat(301)] {
+            assert!(w.refused(move |tx| tx.vm_block(vm, Some(&bad))).await.contains("at most 300 characters"));
+        }
     }
 
     async fn a_guest_of_a_node_that_goes_down_is_still_wanted(w) {
@@ -275,7 +319,7 @@ promises! {
         let vm = w.vm("a").await;
         let node = w.node("n").await;
         let eve = w.tx(|tx| tx.user_add("eve", None)).await;
-        w.tx(move |tx| tx.vm_block(vm, true)).await;
+        w.tx(move |tx| tx.vm_block(vm, None)).await;
         let before = w.desired(node).await;
         assert!(matches!(w.acquire(eve, VmId(99), 1, node).await, Acquire::Refused(Refusal::NoVm)));
         assert!(matches!(w.acquire(eve, vm, 1, node).await, Acquire::Refused(Refusal::NotYours)), "not even that it is blocked");

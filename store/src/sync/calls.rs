@@ -27,6 +27,7 @@ pub(super) async fn answer(store: &Store, router: HostId, call: Call) -> Reply {
     let reply = match call {
         Call::Login { login, password, client } => log_in(store, login, password, client).await,
         Call::List { user } => store.db.read(move |tx| tx.vms_of(user)).await.map(|vms| Ok(Reply::Vms(vms))),
+        Call::Cards { user } => store.db.read(move |tx| tx.cards_of(user)).await.map(|cards| Ok(Reply::Cards(cards))),
         Call::Acquire { user, vm, session, client } => acquire(store, Wish { user, vm, session, client, router }).await,
         Call::AwaitVm { user, vm, seen } => await_vm(store, user, vm, seen).await,
         Call::StopVm { user, vm } => stop_vm(store, user, vm).await,

@@ -13,7 +13,7 @@ use model::{
     api::{Added, Done, HostRow, NewToken, Token, TokenKind, VmRow},
     grant::Grant,
     state::{HostState, UserState, VmState, Want},
-    sync::{Call, GuestReport, Refusal, Reply, STORE_NAME, Secret, SessionReport, ToNode, ToStore},
+    sync::{Block, Call, GuestReport, Refusal, Reply, STORE_NAME, Secret, SessionReport, ToNode, ToStore},
 };
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::json;
@@ -284,6 +284,30 @@ async fn wait_until(condition: impl Fn() -> bool) {
         assert!(tokio::time::Instant::now() < limit, "it never came true");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn a_block_ends_the_session_and_tells_its_note_on_the_card() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let (mut link, ..) = joined(&world, "node1").await.run(&world).await;
+    for block in [json!({ "note": "new disks" }), json!(null)] {
+        assert!(matches!(link.call(acquire(11)).await, Reply::Acquired(_)));
+        link.say(session(UserState::Connected, 11)).await;
+        link.beat(HostState::Running).await;
+        let done: Done = admin.post("/vms/block?filter=name=ann-1", &block).await;
+        assert_eq!((done.done, link.abort().await), (1, VmId(1)));
+        let Reply::Cards(cards) = link.call(Call::Cards { user: UserId(1) }).await else { panic!("no cards") };
+        let note = block["note"].as_str().map(str::to_owned);
+        assert_eq!(cards[0].block, Some(Block::Order(note)));
+        assert_eq!(cards[0].session, UserState::Connected, "until the router says otherwise");
+        link.say(session(UserState::Disconnected, 11)).await;
+        link.beat(HostState::Running).await;
+        let _: Done = admin.post("/vms/unblock", &json!(null)).await;
+    }
+    assert!(matches!(link.call(acquire(11)).await, Reply::Acquired(_)));
+    let done: Done = admin.patch("/vms?filter=name=ann-1", &json!({ "blocked": true })).await;
+    assert_eq!((done.done, link.abort().await), (1, VmId(1)));
 }
 
 #[tokio::test]
