@@ -32,6 +32,8 @@
 //! | GET `/users` | filter | | [`UserRow`] list |
 //! | POST `/users` | | [`NewUser`] | [`Added`] |
 //! | POST `/users/passwd` | | [`NewUser`] (of an existing login) | [`Done`] |
+//! | POST `/users/totp` | | [`Login`] | [`Totp`]; one-time codes of an earlier secret are good no more |
+//! | POST `/users/totp/del` | | [`Login`] | [`Done`] |
 //! | DELETE `/users` | filter | | [`Done`] |
 //! | GET `/vms` | filter | | [`VmRow`] list |
 //! | POST `/vms` | | [`NewVm`] | [`Added`] |
@@ -379,6 +381,22 @@ messages! {
         pub id: UserId,
         /// Login.
         pub login: String,
+        /// Whether a one-time code is asked for.
+        #[serde(default)]
+        pub totp: bool,
+    }
+
+    /// A user, by login.
+    pub struct Login: request {
+        /// The login.
+        pub login: String,
+    }
+
+    /// A new secret of one-time codes: shown this once.
+    pub struct Totp {
+        /// `otpauth://` address, which authenticators read.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        pub uri: Secret,
     }
 
     /// A login and its password.

@@ -74,6 +74,8 @@ pub enum ToNode {
         /// Why, for the user.
         reason: String,
     },
+    /// End a user's logins now (deleted, another password, another code).
+    EndLogins(UserId),
 }
 
 /// A node introduces itself.
@@ -364,6 +366,18 @@ pub enum Call {
         /// Whose.
         user: UserId,
     },
+    /// Who is this? From a client that asks for the one-time code apart; those of QVD put it behind the
+    /// password of a Login.
+    LoginWithCode {
+        /// As typed.
+        login: String,
+        /// As typed.
+        password: Secret,
+        /// As typed; none when nothing was.
+        code: Option<Secret>,
+        /// Client's address.
+        client: String,
+    },
 }
 
 /// Answers. Append only.
@@ -383,6 +397,8 @@ pub enum Reply {
     Refused(Refusal),
     /// To Cards.
     Cards(Vec<VmCard>),
+    /// To Login and LoginWithCode: by a code, which is good for no other login.
+    LoggedInByCode(LoggedIn),
 }
 
 /// A login that succeeded.
@@ -516,4 +532,10 @@ pub enum Refusal {
     /// Anything else (503), in words for the user.
     #[error("{0}")]
     Other(String),
+    /// The password is right, and the account has one-time codes, of which none was given (401).
+    #[error("This account needs a one-time code: put it behind the password")]
+    CodeNeeded,
+    /// The password is right, the code is wrong or was used before (401).
+    #[error("The one-time code is wrong, or was used before: wait for the next one")]
+    BadCode,
 }

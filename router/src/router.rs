@@ -6,7 +6,7 @@ use crate::{
     drain::Drain,
     known::Known,
     listen,
-    noded::{Link, Noded},
+    noded::{Link, Noded, Shared},
     table::Table,
     tls,
     web::Web,
@@ -41,9 +41,9 @@ pub struct Router {
     /// Sessions and guests.
     pub table: Arc<Table>,
     /// What users may do without the store.
-    pub known: Known,
+    pub known: Arc<Known>,
     /// What pages for browsers share.
-    pub web: Web,
+    pub web: Arc<Web>,
     /// Counts for the store.
     pub counters: Arc<Counters>,
     /// TLS between routers; none before the node has joined.
@@ -72,12 +72,13 @@ impl Router {
 /// Runs a router until `stop` resolves and its sessions have ended, or had to.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), RouterError> {
     let (table, counters) = (Arc::new(Table::default()), Arc::new(Counters::default()));
-    let (link, noded) = Link::new(options.noded.clone(), table.clone(), counters.clone());
+    let (known, web) = (Arc::new(Known::new()?), Arc::new(Web::new()?));
+    let shared = Shared { table: table.clone(), counters: counters.clone(), known: known.clone(), web: web.clone() };
+    let (link, noded) = Link::new(options.noded.clone(), shared);
     let (peers_sender, peers) = watch::channel(None);
     let room = Arc::new(Semaphore::new(options.max_connections));
     let bound = options.drain;
-    let router =
-        Arc::new(Router { options, noded, table, known: Known::new()?, web: Web::new()?, counters, peers, room });
+    let router = Arc::new(Router { options, noded, table, known, web, counters, peers, room });
     let (drain, guard) = Drain::new();
 
     tokio::spawn(link.run());

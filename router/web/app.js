@@ -193,8 +193,12 @@ $("login-form").addEventListener("submit", async (event) => {
     await enter(session, true);
   } catch (fault) {
     showFault($("login-fault"), fault);
-    $("password").select();
-    $("password").focus();
+    // The password was right: only the code is asked for.
+    const code = ["R107", "R108"].includes(fault.code);
+    if (code) $("code-part").open = true;
+    const field = $(code ? "code" : "password");
+    field.select();
+    field.focus();
   }
   button.disabled = false;
   button.textContent = t("login");

@@ -7,11 +7,11 @@ use model::{
     grant::{Grant, SignedGrant},
     local::{Open, OpenError, OpenInfo, Opened, RouterConfig, SessionKind, ToNoded, ToRouter},
     state::{UserState, VmState, Want},
-    sync::{Acquired, Block, Call, LoggedIn, Refusal, Reply, SessionReport, VmCard, VmEntry, VmNow},
+    sync::{Acquired, Block, Call, LoggedIn, Refusal, Reply, Secret, SessionReport, VmCard, VmEntry, VmNow},
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::IoSlice,
     mem::MaybeUninit,
     net::Ipv4Addr,
@@ -59,6 +59,8 @@ pub struct State {
     pub config: RouterConfig,
     pub users: HashMap<(&'static str, &'static str), UserId>,
     pub vms: HashMap<VmId, Vm>,
+    /// Eve's codes that were not used yet.
+    pub codes: HashSet<&'static str>,
     pub heard: Vec<ToNoded>,
     pub opened: Vec<Open>,
     /// Opens to be refused as busy first.
@@ -289,9 +291,16 @@ impl State {
                 if password.0 == "slow down" {
                     return Err(Refusal::TooMany(30));
                 }
+                if login == "eve" {
+                    return self.login_of_eve(&password.0).map(Reply::LoggedInByCode);
+                }
                 let known = self.users.iter().find(|((l, p), _)| *l == login && *p == password.0);
                 let user = *known.ok_or(Refusal::BadLogin)?.1;
                 Ok(Reply::LoggedIn(LoggedIn { user, login }))
+            }
+            Call::LoginWithCode { login, password, code, client } => {
+                let code = code.map(|code| code.0).unwrap_or_default();
+                self.answer(Call::Login { login, password: Secret(format!("{}{code}", password.0)), client })
             }
             Call::List { user } => Ok(Reply::Vms(self.cards(user).into_iter().map(|card| card.entry).collect())),
             Call::Cards { user } => Ok(Reply::Cards(self.cards(user))),
@@ -304,6 +313,16 @@ impl State {
                 Ok(Reply::Stopping)
             }
             other => Err(Refusal::Other(format!("{other:?}"))),
+        }
+    }
+
+    /// Eve has Ann's desktops, and a code for each login.
+    fn login_of_eve(&mut self, password: &str) -> Result<LoggedIn, Refusal> {
+        match password.strip_prefix("apple") {
+            None => Err(Refusal::BadLogin),
+            Some("") => Err(Refusal::CodeNeeded),
+            Some(code) if self.codes.remove(code) => Ok(LoggedIn { user: UserId(1), login: "eve".to_owned() }),
+            Some(_) => Err(Refusal::BadCode),
         }
     }
 

@@ -144,6 +144,33 @@ fn a_card_tells_since_when_the_step_of_a_start_and_why_it_is_blocked_or_failed()
 }
 
 #[test]
+fn an_account_with_a_one_time_code_is_asked_for_it_and_no_code_is_good_twice() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    log_in(&page, "eve", "apple");
+    page.until("document.querySelector('#login-fault').textContent.includes('R107')");
+    page.until("document.activeElement.id === 'code' && document.querySelector('#code').offsetHeight > 0");
+    page.shot("login-code");
+    page.type_text("111111\n");
+    page.until("document.querySelector('#login-fault').textContent.includes('R108')");
+    page.until("document.activeElement.id === 'code'");
+    page.type_text("123456\n");
+    page.until("document.querySelectorAll('.card').length > 3");
+    no_complaints(&page);
+    let other = scene.browser.page(1280, 800);
+    other.go(&scene.address("/"));
+    other.until("document.querySelector('#login')?.hidden === false");
+    other.eval("document.querySelector('#code-part').open = true; document.querySelector('#code').value = '123456'; 1");
+    other.click("#user");
+    other.type_text("eve");
+    other.click("#password");
+    other.type_text("apple\n");
+    other.until("document.querySelector('#login-fault').textContent.includes('R108')");
+    no_complaints(&other);
+}
+
+#[test]
 fn the_only_desktop_is_opened_at_once_and_a_stopped_one_starts_with_its_steps_told() {
     let scene = Scene::new();
     let page = scene.browser.page(1280, 800);

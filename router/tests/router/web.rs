@@ -5,7 +5,7 @@ use crate::{
     world::{Setup, World, vm},
 };
 use model::{
-    VmId,
+    UserId, VmId,
     local::{SessionKind, ToRouter},
     state::VmState,
 };
@@ -334,6 +334,19 @@ fn logging_out_everywhere_ends_every_login_of_the_user_and_no_other() {
     for ann in &all {
         assert_eq!(ann.get(&world, "/web/session").status, 401);
     }
+    assert_eq!(bob.get(&world, "/web/session").status, 200);
+}
+
+#[test]
+fn the_logins_of_a_user_who_was_deleted_end_within_a_second_with_their_desktops() {
+    let world = World::new();
+    let (ann, bob) = (log_in(&world, "ann", "secret"), log_in(&world, "bob", "hunter2"));
+    let (mut socket, _guest) = ann.desktop(&world, vm::RUNNING);
+    let began = Instant::now();
+    world.fake.say(ToRouter::EndLogins(UserId(1)));
+    assert_eq!(socket.close_code(), 4003);
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!(ann.get(&world, "/web/session").status, 401);
     assert_eq!(bob.get(&world, "/web/session").status, 200);
 }
 

@@ -185,6 +185,7 @@ fn state(ca: &Ca, setup: &Setup) -> State {
         config,
         users: [(("ann", "secret"), UserId(1)), (("bob", "hunter2"), UserId(2))].into(),
         vms: vms(setup.host),
+        codes: ["123456", "654321"].into(),
         heard: Vec::new(),
         opened: Vec::new(),
         busy: 0,

@@ -84,6 +84,8 @@ pub const ALL: &[Route] = &[
     route("get", "/users", "Users", F, None, 200, Many("UserRow")),
     route("post", "/users", "Adds a user", &[], One("NewUser"), 201, One("Added")),
     route("post", "/users/passwd", "Changes a password", &[], One("NewUser"), 200, One("Done")),
+    route("post", "/users/totp", "Gives a user one-time codes; the secret shows this once", &[], One("Login"), 200, One("Totp")),
+    route("post", "/users/totp/del", "Takes one-time codes away", &[], One("Login"), 200, One("Done")),
     route("delete", "/users", "Deletes users without VMs", F, None, 200, One("Done")),
     route("get", "/vms", "Virtual machines", F, None, 200, Many("VmRow")),
     route("post", "/vms", "Adds virtual machines", &[], One("NewVm"), 201, One("Added")),

@@ -93,9 +93,10 @@ impl Tx<'_> {
                 Ok(self.account(&login)?.ok_or_else(|| Error::none("user", login))?.id)
             }
             (None, Some(id)) => {
-                match self.count("look for a user", "SELECT count(*) FROM users WHERE id = ?", [id.0])? {
-                    1 => Ok(id),
-                    _ => Err(Error::none("user with id", id)),
+                if self.user_exists(id)? {
+                    Ok(id)
+                } else {
+                    Err(Error::none("user with id", id))
                 }
             }
             _ => Err(Error::Invalid("Expected either user or user_id".to_owned())),

@@ -167,8 +167,9 @@ impl Link<'_> {
             ToNode::Reply(number, reply) => self.talk.pending.answer(number, reply),
             // With no router connected nobody listens, and there is no session to cut.
             ToNode::AbortSession { vm, session, reason } => {
-                drop(self.board.aborts.send(Abort { vm, session, reason }));
+                drop(self.board.aborts.send(Abort::Session { vm, session, reason }));
             }
+            ToNode::EndLogins(user) => drop(self.board.aborts.send(Abort::Logins(user))),
             ToNode::Welcome(_) | ToNode::Refused(_) | ToNode::JoinPending | ToNode::Joined(_) => {
                 tracing::warn!("The store said something out of turn; ignored");
             }
