@@ -148,7 +148,7 @@ fn an_account_with_a_one_time_code_is_asked_for_it_and_no_code_is_good_twice() {
     let scene = Scene::new();
     let page = scene.browser.page(1280, 800);
     page.go(&scene.address("/"));
-    log_in(&page, "eve", "apple");
+    page.log_in("eve", "apple");
     page.until("document.querySelector('#login-fault').textContent.includes('R107')");
     page.until("document.activeElement.id === 'code' && document.querySelector('#code').offsetHeight > 0");
     page.shot("login-code");
