@@ -1,6 +1,7 @@
 //! The router over loopback TLS, with a small working model of `noded` behind it.
 
 mod away;
+mod axe;
 mod cdp;
 mod client;
 mod desk;

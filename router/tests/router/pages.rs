@@ -1,6 +1,7 @@
 //! The pages in a real Chromium, with a real Xvnc behind the model of `noded`.
 
 use crate::{
+    axe::accessible,
     cdp::{Browser, Page},
     desk::Desk,
     fake::Vm,
@@ -312,17 +313,8 @@ fn an_upload_that_is_cut_off_goes_on_where_it_stopped() {
     assert_eq!(*scene.desk.offsets.lock().expect("lock"), [0, 2_000_000]);
 }
 
-/// Checks a page with axe, when `ROOST_AXE` names its `axe.min.js`: the package is not fetched by a test.
-#[track_caller]
-fn accessible(page: &Page<'_>, name: &str) {
-    let Some(path) = std::env::var_os("ROOST_AXE") else { return };
-    page.eval(&format!("{}; 1", std::fs::read_to_string(path).expect("axe")));
-    let script = "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.help, v.nodes.map(n => n.html)])))";
-    assert_eq!(page.eval(script), "[]", "{name}");
-}
-
 #[test]
-fn every_page_in_light_dark_small_and_large() {
+fn every_page_in_light_dark_small_and_large_for_everybody() {
     let scene = Scene::new();
     for (name, width, height, scheme, language) in [
         ("light", 1280, 800, "light", "en"),
@@ -333,34 +325,70 @@ fn every_page_in_light_dark_small_and_large() {
         let page = scene.browser.page(width, height);
         page.scheme(scheme);
         page.language(language);
-        page.go(&scene.address("/"));
-        page.until("document.querySelector('#login')?.hidden === false");
-        page.shot(&format!("{name}-login"));
-        accessible(&page, "login");
-        page.log_in("ann", "secret");
-        page.until("document.querySelectorAll('.card').length > 3");
-        page.shot(&format!("{name}-cards"));
-        accessible(&page, "cards");
-        assert_eq!(page.eval("document.documentElement.scrollWidth <= innerWidth"), true, "{name} scrolls sideways");
-        page.go(&scene.address("/web/desktop?id=7"));
-        page.until("document.querySelectorAll('#steps li').length >= 2");
-        page.shot(&format!("{name}-starting"));
-        accessible(&page, "starting");
-        page.go(&scene.address("/web/desktop?id=1"));
-        shown(&page);
-        page.click("#handle");
-        page.until("!document.querySelector('#tools').hidden");
-        page.shot(&format!("{name}-desktop"));
-        accessible(&page, "desktop");
-        page.click("#b-files");
-        page.until("document.querySelectorAll('#entries li').length > 0");
-        page.shot(&format!("{name}-files"));
-        accessible(&page, "files");
-        page.click("#files-close");
-        page.click("#handle");
-        page.click("#b-settings");
-        page.shot(&format!("{name}-settings"));
-        accessible(&page, "settings");
+        let seen = |what: &str| {
+            page.shot(&format!("{name}-{what}"));
+            accessible(&page, &format!("{name}-{what}"));
+            let narrow = page.eval("document.documentElement.scrollWidth <= innerWidth");
+            assert_eq!(narrow, true, "{name}-{what} scrolls sideways");
+        };
+        front(&scene, &page, &seen);
+        covers(&scene, &page, &seen);
+        tools(&scene, &page, &seen);
         no_complaints(&page);
     }
+}
+
+/// Log-in and cards.
+fn front(scene: &Scene, page: &Page<'_>, seen: &dyn Fn(&str)) {
+    page.go(&scene.address("/"));
+    page.until("document.querySelector('#login')?.hidden === false");
+    seen("login");
+    page.log_in("eve", "apple");
+    page.until("document.querySelector('#login-fault').textContent.includes('R107')");
+    seen("login-code");
+    page.log_in("ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    seen("cards");
+    page.click("#who");
+    seen("cards-account");
+    page.click("#who");
+    page.click("[data-verb=stop]");
+    page.until("document.querySelector('#sure').open");
+    seen("cards-sure");
+}
+
+/// Progress, and what a desktop that cannot be had shows.
+fn covers(scene: &Scene, page: &Page<'_>, seen: &dyn Fn(&str)) {
+    page.go(&scene.address("/web/desktop?id=7"));
+    page.until("document.querySelectorAll('#steps li').length >= 2");
+    seen("starting");
+    for (id, code) in [(vm::FAILING, "R207"), (vm::BLOCKED, "R203"), (vm::NOWHERE, "R201")] {
+        page.go(&scene.address(&format!("/web/desktop?id={id}")));
+        page.until(&format!("document.querySelector('#cover-code').textContent.includes('{code}')"));
+        seen(&format!("failed-{code}"));
+    }
+}
+
+/// The desktop with its tools, and the page that is left of it.
+fn tools(scene: &Scene, page: &Page<'_>, seen: &dyn Fn(&str)) {
+    page.go(&scene.address("/web/desktop?id=1"));
+    shown(page);
+    page.click("#handle");
+    page.until("!document.querySelector('#tools').hidden");
+    seen("desktop");
+    page.click("#b-files");
+    page.until("document.querySelectorAll('#entries li').length > 0");
+    seen("files");
+    page.click("#files-close");
+    for (button, dialog) in [("#b-settings", "d-settings"), ("#b-clipboard", "d-clipboard")] {
+        page.click("#handle");
+        page.click(button);
+        page.until(&format!("document.querySelector('#{dialog}').open"));
+        seen(dialog);
+        page.eval(&format!("document.querySelector('#{dialog}').close()"));
+    }
+    page.click("#handle");
+    page.click("#b-leave");
+    page.until("!document.querySelector('#cover').hidden");
+    seen("left");
 }
