@@ -153,7 +153,8 @@ async fn client(
 ) {
     tune(&tcp, Silence::CLIENT);
     match timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)).await {
-        Ok(Ok(stream)) => serve::serve(&router, &guard, stream, from.ip()).await,
+        // Boxed: a future holds a stream in each place where it is passed on, and this one is large.
+        Ok(Ok(stream)) => serve::serve(&router, &guard, Box::new(stream), from.ip()).await,
         Ok(Err(error)) => tracing::debug!(client = %from, error = %error, "A TLS handshake failed"),
         Err(_) => tracing::debug!(client = %from, "A TLS handshake took too long"),
     }

@@ -91,3 +91,27 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     router.noded.flush(Duration::from_millis(500)).await;
     Ok(())
 }
+
+#[cfg(test)]
+impl Router {
+    /// One without `noded`, for what needs only a router's shared things.
+    pub(crate) fn for_tests() -> Self {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let nowhere = PathBuf::from("/nowhere");
+        let options = Options {
+            noded: nowhere.clone(),
+            session_socket: nowhere.clone(),
+            peer_listen: anywhere,
+            peer_port: 0,
+            drain: Duration::ZERO,
+            max_connections: 1,
+        };
+        let (table, counters) = (Arc::<Table>::default(), Arc::<Counters>::default());
+        let (known, web) = (Arc::new(Known::new().expect("random")), Arc::new(Web::new().expect("random")));
+        let shared =
+            Shared { table: table.clone(), counters: counters.clone(), known: known.clone(), web: web.clone() };
+        let (_, noded) = Link::new(nowhere, shared);
+        let (peers, room) = (watch::channel(None).1, Arc::new(Semaphore::new(1)));
+        Self { options, noded, table, known, web, counters, peers, room }
+    }
+}

@@ -53,7 +53,7 @@ impl Visitor {
         format!("Cookie: {}\r\nX-Roost-Token: {}\r\n", self.cookie, self.token)
     }
 
-    fn get(&self, world: &World, path: &str) -> Answer {
+    pub fn get(&self, world: &World, path: &str) -> Answer {
         world.client().ask(format!("GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {}\r\n\r\n", self.cookie))
     }
 
@@ -61,14 +61,14 @@ impl Visitor {
         world.client().ask(post(world, path, &self.headers(), "{}"))
     }
 
-    fn ticket(&self, world: &World, vm: u32) -> String {
+    pub fn ticket(&self, world: &World, vm: u32) -> String {
         let answer = self.post(world, &format!("/web/desktops/{vm}/ticket"));
         assert_eq!(answer.status, 200, "{answer:?}");
         let body: Value = serde_json::from_str(&answer.body).expect("JSON");
         body["ticket"].as_str().expect("a ticket").to_owned()
     }
 
-    fn upgrade(&self, world: &World, ticket: &str) -> String {
+    pub fn upgrade(&self, world: &World, ticket: &str) -> String {
         let (origin, cookie) = (origin(world), &self.cookie);
         format!(
             "GET /web/socket?ticket={ticket}&w=800&h=600&layout=es HTTP/1.1\r\n{origin}Cookie: {cookie}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -84,7 +84,7 @@ impl Visitor {
     }
 
     /// One whose desktop is open, and the guest's end.
-    fn desktop(&self, world: &World, vm: u32) -> (Socket, std::os::unix::net::UnixStream) {
+    pub fn desktop(&self, world: &World, vm: u32) -> (Socket, std::os::unix::net::UnixStream) {
         let mut socket = self.socket(world, vm);
         socket.until_open();
         (socket, world.fake.guest())
@@ -92,7 +92,7 @@ impl Visitor {
 }
 
 /// A client's end of a WebSocket.
-struct Socket {
+pub struct Socket {
     client: Client,
     bytes: Vec<u8>,
 }
@@ -132,7 +132,7 @@ impl Socket {
         }
     }
 
-    fn send(&mut self, opcode: u8, payload: &[u8]) {
+    pub fn send(&mut self, opcode: u8, payload: &[u8]) {
         self.client.send(masked(0x80 | opcode, payload));
     }
 }
@@ -389,6 +389,38 @@ fn frames_that_break_the_protocol_end_only_their_own_connection() {
     healthy.send(2, b"unharmed");
     healthy_guest.read_exact(&mut heard[..8]).expect("heard");
     assert_eq!(&heard[..8], b"unharmed");
+}
+
+#[test]
+fn a_message_in_endless_fragments_is_passed_on_as_it_comes() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let (mut socket, mut guest) = ann.desktop(&world, vm::RUNNING);
+    socket.client.send(masked(0x02, b"begun"));
+    for _ in 0..200 {
+        // Empty fragments, of which one write holds a thousand, and a byte.
+        socket.client.send([masked(0x00, b"").repeat(1000), masked(0x00, b".")].concat());
+    }
+    socket.client.send(masked(0x80, b"ended"));
+    let mut heard = [0; 210];
+    guest.read_exact(&mut heard).expect("heard");
+    assert!(heard.starts_with(b"begun..") && heard.ends_with(b"..ended"));
+    let mut ahead = world.client();
+    let upgrade = ann.upgrade(&world, &ann.ticket(&world, vm::RUNNING));
+    ahead.send([upgrade.as_bytes(), &masked(0x82, b"ahead")].concat());
+    assert_eq!(ahead.answer().status, 101);
+    let mut ahead = Socket { client: ahead, bytes: Vec::new() };
+    assert_eq!(ahead.close_code(), 1002, "no browser speaks before it has the answer");
+}
+
+#[test]
+fn a_transfer_beyond_the_agents_limit_is_told_to_wait() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let (_socket, _guest) = ann.desktop(&world, vm::RUNNING);
+    world.fake.state().busy = 1;
+    let busy = ann.get(&world, "/web/files/list?id=1&folder=");
+    assert!(busy.status == 429 && busy.body.contains("R406"), "{busy:?}");
 }
 
 #[test]
