@@ -7,6 +7,7 @@ mod client;
 mod desk;
 mod endpoints;
 mod fake;
+mod firefox;
 mod hostile;
 mod pages;
 mod peers;
