@@ -30,6 +30,7 @@ impl Client {
     pub fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Self {
         let tcp = TcpStream::connect(address).expect("the router listens");
         tcp.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        tcp.set_nodelay(true).expect("set");
         let name = ServerName::from(address.ip());
         let mut tls = ClientConnection::new(config.clone(), name).expect("client");
         let mut socket = tcp.try_clone().expect("cloned");

@@ -9,6 +9,7 @@ mod endpoints;
 mod fake;
 mod firefox;
 mod hostile;
+mod latency;
 mod pages;
 mod peers;
 mod sessions;

@@ -76,7 +76,7 @@ impl Visitor {
     }
 
     /// A WebSocket that has just been answered.
-    fn socket(&self, world: &World, vm: u32) -> Socket {
+    pub fn socket(&self, world: &World, vm: u32) -> Socket {
         let mut client = world.client();
         let answer = client.ask(self.upgrade(world, &self.ticket(world, vm)));
         assert_eq!(answer.status, 101, "{answer:?}");
@@ -99,7 +99,7 @@ pub struct Socket {
 
 impl Socket {
     /// The next frame's opcode and payload; none at the end.
-    fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+    pub fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             if let Some((used, frame)) = parse(&self.bytes) {
                 self.bytes.drain(..used);
@@ -109,7 +109,7 @@ impl Socket {
         }
     }
 
-    fn until_open(&mut self) -> String {
+    pub fn until_open(&mut self) -> String {
         loop {
             let (opcode, payload) = self.frame().expect("open");
             let text = String::from_utf8_lossy(&payload);
