@@ -195,13 +195,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_have_words_for_every_code() {
+    fn pages_have_words_for_every_code_and_administrators_the_manual() {
         let texts = include_str!("../../web/strings.en.json");
+        let manual = include_str!("../../../docs/manual/src/browser.md");
         let all = include_str!("fault.rs");
         let codes: Vec<_> = all.match_indices("(\"R").map(|(at, _)| &all[at + 2..at + 6]).collect();
         assert!(codes.len() > 30);
         for code in codes {
             assert!(texts.contains(&format!("\"{code}\"")), "no words for {code}");
+            assert!(manual.contains(&format!("| {code} |")), "the manual does not know {code}");
         }
     }
 

@@ -8,6 +8,7 @@ use crate::{
     world::{World, vm},
 };
 use model::{VmId, local::ToRouter, state::VmState};
+use serde_json::json;
 
 /// A node, a desktop and a browser.
 struct Scene {
@@ -313,6 +314,62 @@ fn an_upload_that_is_cut_off_goes_on_where_it_stopped() {
     assert_eq!(*scene.desk.offsets.lock().expect("lock"), [0, 2_000_000]);
 }
 
+/// Presses a key, with the modifiers that the browser's number says.
+fn press(page: &Page<'_>, key: &str, number: u32, modifiers: u32) {
+    let event = |kind: &str| json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": number, "modifiers": modifiers });
+    let mut down = event("keyDown");
+    if key == "Enter" {
+        down["text"] = "\r".into();
+    }
+    page.call("Input.dispatchKeyEvent", down);
+    page.call("Input.dispatchKeyEvent", event("keyUp"));
+}
+
+/// Goes on with Tab until a selector has the focus.
+#[track_caller]
+fn tab_to(page: &Page<'_>, selector: &str) {
+    for _ in 0..40 {
+        if page.eval(&format!("document.activeElement.matches({selector:?})")) == true {
+            return;
+        }
+        press(page, "Tab", 9, 0);
+    }
+    panic!("Tab does not lead to {selector}: {}", page.eval("document.activeElement.outerHTML"));
+}
+
+#[test]
+fn the_keyboard_alone_leads_in_through_and_out() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    page.until("document.activeElement?.id === 'user'");
+    page.type_text("ann");
+    tab_to(&page, "#password");
+    page.type_text("secret\n");
+    page.until("document.querySelectorAll('.card').length > 3");
+    tab_to(&page, "[data-verb=connect]");
+    press(&page, "Enter", 13, 0);
+    shown(&page);
+    scene.desk.ready();
+    page.type_text("no mouse\n");
+    scene.desk.holds("typed", |typed| typed.ends_with(b"no mouse\n"));
+    for (key, number, held) in [("Control", 17, 2), ("Alt", 18, 3), ("Shift", 16, 11)] {
+        let down = json!({ "type": "keyDown", "key": key, "code": format!("{key}Left"), "windowsVirtualKeyCode": number, "modifiers": held });
+        page.call("Input.dispatchKeyEvent", down);
+    }
+    page.until("document.querySelector('#tools').contains(document.activeElement)");
+    for (key, number) in [("Shift", 16), ("Alt", 18), ("Control", 17)] {
+        let up = json!({ "type": "keyUp", "key": key, "code": format!("{key}Left"), "windowsVirtualKeyCode": number });
+        page.call("Input.dispatchKeyEvent", up);
+    }
+    tab_to(&page, "#b-leave");
+    press(&page, "Enter", 13, 0);
+    page.until("document.activeElement?.id === 'cover-go'");
+    press(&page, "Enter", 13, 0);
+    shown(&page);
+    no_complaints(&page);
+}
+
 #[test]
 fn every_page_in_light_dark_small_and_large_for_everybody() {
     let scene = Scene::new();
@@ -330,6 +387,9 @@ fn every_page_in_light_dark_small_and_large_for_everybody() {
             accessible(&page, &format!("{name}-{what}"));
             let narrow = page.eval("document.documentElement.scrollWidth <= innerWidth");
             assert_eq!(narrow, true, "{name}-{what} scrolls sideways");
+            let away =
+                "performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith(location.origin))";
+            assert_eq!(page.eval(away), json!([]), "{name}-{what} asks elsewhere");
         };
         front(&scene, &page, &seen);
         covers(&scene, &page, &seen);
