@@ -149,9 +149,10 @@ function card(desktop, old) {
 }
 
 async function act(desktop, verb) {
+  if (verb === "restart") say(t("stopped", desktop.name));
   try {
     await post(`/web/desktops/${desktop.id}/${verb}`);
-    say(t(verb === "start" ? "started" : "stopped", desktop.name));
+    say(t(verb === "stop" ? "stopped" : "started", desktop.name));
   } catch (fault) {
     if (fault.code === "R103") return showLogin(fault);
     notice(fault);
@@ -160,22 +161,13 @@ async function act(desktop, verb) {
   await refresh();
 }
 
-async function restart(desktop) {
-  await act(desktop, "stop");
-  const until = Date.now() + 300_000;
-  while (Date.now() < until) {
-    await new Promise((done) => setTimeout(done, POLL));
-    if (seen.get(desktop.id)?.state === "stopped") return act(desktop, "start");
-  }
-}
-
 function sure(desktop, verb) {
   $("sure-text").textContent = t(`sure.${verb}`, desktop.name);
   $("sure-yes").textContent = t(`yes.${verb}`);
   const dialog = $("sure");
   dialog.returnValue = "";
   dialog.onclose = () => {
-    if (dialog.returnValue) verb === "stop" ? act(desktop, "stop") : restart(desktop);
+    if (dialog.returnValue) act(desktop, verb);
   };
   dialog.showModal();
 }

@@ -15,7 +15,7 @@ use crate::{
 use model::{
     VmId,
     local::RouterConfig,
-    state::{HostState, UserState},
+    state::{HostState, UserState, VmState},
     sync::{Block, Call, LoggedIn, Refusal, Reply, Secret, VmCard},
 };
 use serde::Deserialize;
@@ -209,7 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         match verb {
             "ticket" => self.ticket(&visitor, vm, form.after.as_deref()),
             "start" => self.start(visitor.who, vm).await,
-            "stop" => self.stop(visitor.who, vm).await,
+            "stop" => self.stop(&visitor.who, vm).await,
+            "restart" => self.restart(visitor.who, vm).await,
             _ => Err(Fault::NoAddress),
         }
     }
@@ -237,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         }
     }
 
-    async fn stop(&mut self, who: LoggedIn, vm: VmId) -> Result<Page, Fault> {
+    async fn stop(&mut self, who: &LoggedIn, vm: VmId) -> Result<Page, Fault> {
         match self.router.noded.call(Call::StopVm { user: who.user, vm }, STORE_LIMIT).await {
             Reply::Stopping => Ok(done()),
             Reply::Refused(refusal) => Err(refusal.into()),
@@ -248,6 +249,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
 
 fn seconds(ms: Option<u64>) -> Option<u64> {
     ms.map(|ms| ms / 1000)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
+    /// Stops and starts, in one request: a page that is closed meanwhile leaves no desktop half way.
+    async fn restart(&mut self, who: LoggedIn, vm: VmId) -> Result<Page, Fault> {
+        open_for_users(self.router.node())?;
+        self.stop(&who, vm).await?;
+        let limit = self.router.config().get(&model::key::VM_STOP_TIMEOUT);
+        let (began, mut seen) = (Instant::now(), None);
+        while began.elapsed() < limit {
+            let call = Call::AwaitVm { user: who.user, vm, seen };
+            match self.router.noded.call(call, STORE_LIMIT).await {
+                Reply::Vm(now) if now.state == VmState::Stopped => return self.start(who, vm).await,
+                Reply::Vm(now) => seen = Some(now.state),
+                Reply::Refused(refusal) => return Err(refusal.into()),
+                other => return Err(auth::unexpected(&other).into()),
+            }
+        }
+        Err(Fault::State(VmState::Stopping.to_string()))
+    }
 }
 
 /// One who only starts a desktop hears nothing on the way.

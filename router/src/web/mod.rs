@@ -7,7 +7,7 @@
 //! | `GET /web/s/HASH/…`, `/web/n/HASH/…` | own files, noVNC ([`assets`]) |
 //! | `GET /web/lang?to=es` | the language switch |
 //! | `POST /web/login`, `POST /web/logout`, `GET /web/session` | [`api`] |
-//! | `GET /web/desktops`, `POST /web/desktops/N/{start,stop,ticket}` | [`api`] |
+//! | `GET /web/desktops`, `POST /web/desktops/N/{start,stop,restart,ticket}` | [`api`] |
 //! | `GET /web/socket` | WebSocket: progress as texts, then RFB ([`desktop`]) |
 //! | `GET /web/files/{list,get,have}`, `PUT /web/files/put` | [`files`] |
 //!

@@ -173,6 +173,37 @@ fn an_account_with_a_one_time_code_is_asked_for_it_and_no_code_is_good_twice() {
 }
 
 #[test]
+fn a_node_built_without_the_viewer_says_so() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    page.log_in("ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    // What the page's builder writes when there is no package; scripts run after this state.
+    let source =
+        "document.addEventListener('readystatechange', () => { document.body.dataset.viewer = ''; }, { once: true })";
+    page.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }));
+    page.go(&scene.address("/web/desktop?id=1"));
+    page.until("document.querySelector('#cover-title').textContent.includes('built without the desktop viewer')");
+    page.shot("no-viewer");
+    no_complaints(&page);
+}
+
+#[test]
+fn a_desktop_restarts_from_its_card() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    page.log_in("ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    page.eval("[...document.querySelectorAll('[data-verb=restart]')].find(b => b.getAttribute('aria-label').includes('run')).click()");
+    page.until("document.querySelector('#sure').open");
+    page.click("#sure-yes");
+    page.until("document.querySelector('#say').textContent === 'run starts.'");
+    no_complaints(&page);
+}
+
+#[test]
 fn the_only_desktop_is_opened_at_once_and_a_stopped_one_starts_with_its_steps_told() {
     let scene = Scene::new();
     let page = scene.browser.page(1280, 800);

@@ -471,6 +471,19 @@ fn a_desktop_is_started_and_stopped_from_its_card() {
 }
 
 #[test]
+fn a_restart_is_one_request_that_waits_for_the_stop() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    assert_eq!(ann.post(&world, "/web/desktops/1/restart").status, 204);
+    let state = world.fake.state();
+    let vm = &state.vms[&VmId(vm::RUNNING)];
+    assert_eq!((vm.state, vm.want), (VmState::Stopped, model::state::Want::Run), "it was stopped, and is to run again");
+    drop(state);
+    assert_eq!(ann.post(&world, "/web/desktops/4/restart").status, 403);
+    assert_eq!(ann.post(&world, "/web/desktops/6/restart").status, 409);
+}
+
+#[test]
 fn files_need_an_open_desktop_and_legal_names() {
     let world = World::new();
     let ann = log_in(&world, "ann", "secret");

@@ -474,6 +474,24 @@ promises! {
         assert_eq!(w.tx(|tx| tx.node_by_key("key")).await, None);
     }
 
+    async fn a_one_time_code_is_used_up_once_with_all_before_it(w) {
+        let ann = w.tx(|tx| tx.user_add("ann", None)).await;
+        let totp = async || w.tx(|tx| tx.account("ann")).await.expect("the user").totp;
+        assert_eq!(totp().await, None);
+        w.tx(move |tx| tx.totp_set(ann, Some("sealed"))).await;
+        assert_eq!(totp().await, Some(("sealed".to_owned(), 0)));
+        assert!(w.tx(move |tx| tx.totp_use(ann, 7)).await);
+        for used in [7, 6, 0] {
+            assert!(!w.tx(move |tx| tx.totp_use(ann, used)).await, "{used}");
+        }
+        assert!(w.tx(move |tx| tx.totp_use(ann, 8)).await);
+        assert_eq!(totp().await, Some(("sealed".to_owned(), 8)));
+        w.tx(move |tx| tx.totp_set(ann, Some("another"))).await;
+        assert_eq!(totp().await, Some(("another".to_owned(), 0)), "a new secret has codes of its own");
+        w.tx(move |tx| tx.totp_set(ann, None)).await;
+        assert_eq!(totp().await, None);
+    }
+
     async fn admin_tokens_expire(w) {
         w.tx(|tx| tx.token_add(TokenKind::Admin, "for-ever", "ops", None)).await;
         w.tx(|tx| tx.token_add(TokenKind::Admin, "a-while", "guest", Some(tx.now_ms + 1000))).await;
