@@ -3,6 +3,7 @@
 use crate::{
     RouterError,
     counters::Counters,
+    crowd::Crowd,
     drain::Drain,
     known::Known,
     listen,
@@ -50,6 +51,8 @@ pub struct Router {
     pub peers: watch::Receiver<Option<tls::Peers>>,
     /// Room for connections.
     pub room: Arc<Semaphore>,
+    /// Who has how much of it.
+    pub crowd: Crowd,
 }
 
 impl Router {
@@ -77,8 +80,9 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let (link, noded) = Link::new(options.noded.clone(), shared);
     let (peers_sender, peers) = watch::channel(None);
     let room = Arc::new(Semaphore::new(options.max_connections));
+    let crowd = Crowd::new(options.max_connections);
     let bound = options.drain;
-    let router = Arc::new(Router { options, noded, table, known, web, counters, peers, room });
+    let router = Arc::new(Router { options, noded, table, known, web, counters, peers, room, crowd });
     let (drain, guard) = Drain::new();
 
     tokio::spawn(link.run());
@@ -112,6 +116,6 @@ impl Router {
             Shared { table: table.clone(), counters: counters.clone(), known: known.clone(), web: web.clone() };
         let (_, noded) = Link::new(nowhere, shared);
         let (peers, room) = (watch::channel(None).1, Arc::new(Semaphore::new(1)));
-        Self { options, noded, table, known, web, counters, peers, room }
+        Self { options, noded, table, known, web, counters, peers, room, crowd: Crowd::new(1) }
     }
 }

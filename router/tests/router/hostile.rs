@@ -139,3 +139,26 @@ fn half_open(world: &World, visitor: &Visitor) -> Client {
     client.send([0x82, 0xfe, 0x70]);
     client
 }
+
+#[test]
+fn one_address_cannot_take_all_the_room() {
+    let world = World::new();
+    // The room of this world is 100 connections, of which one address may have 75.
+    let all: Vec<_> = (0..100).map(|_| TcpStream::connect(world.address).expect("the kernel takes it")).collect();
+    let ended = || all.iter().filter(|stream| is_ended(stream)).count();
+    let began = Instant::now();
+    while ended() < 25 {
+        assert!(began.elapsed() < Duration::from_secs(8), "only {} are refused", ended());
+    }
+    assert_eq!(ended(), 25);
+    let mut other = Client::from_address([127, 0, 0, 9], &world);
+    assert_eq!(other.ask("GET /qvd/ping HTTP/1.1\r\n\r\n").status, 200);
+    drop(all);
+    world.until("/qvd/ping", "", 200, "");
+}
+
+/// Whether the router has closed it, which it does at once or not for some seconds.
+fn is_ended(mut stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("set");
+    !matches!(stream.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+}

@@ -402,6 +402,35 @@ fn the_keyboard_alone_leads_in_through_and_out() {
 }
 
 #[test]
+fn a_phone_reaches_the_tools_by_touch_and_types_with_its_own_keyboard() {
+    let scene = Scene::new();
+    let page = scene.browser.page(390, 844);
+    page.call("Emulation.setTouchEmulationEnabled", json!({ "enabled": true }));
+    let tap = |selector: &str| {
+        let at = page.eval(&format!(
+            "(() => {{ const r = document.querySelector({selector:?}).getBoundingClientRect(); return {{ x: r.x + r.width / 2, y: r.y + r.height / 2 }}; }})()"
+        ));
+        page.call("Input.dispatchTouchEvent", json!({ "type": "touchStart", "touchPoints": [at] }));
+        page.call("Input.dispatchTouchEvent", json!({ "type": "touchEnd", "touchPoints": [] }));
+    };
+    page.go(&scene.address("/"));
+    page.log_in("ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    tap(".card .primary");
+    shown(&page);
+    scene.desk.ready();
+    tap("#handle");
+    page.until("document.querySelector('#b-keyboard').offsetHeight > 0");
+    page.shot("phone-tools");
+    tap("#b-keyboard");
+    page.until("document.activeElement?.id === 'typing'");
+    page.call("Input.insertText", json!({ "text": "by touch" }));
+    press(&page, "Enter", 13, 0);
+    scene.desk.holds("typed", |typed| typed.ends_with(b"by touch\n"));
+    no_complaints(&page);
+}
+
+#[test]
 fn every_page_in_light_dark_small_and_large_for_everybody() {
     let scene = Scene::new();
     for (name, width, height, scheme, language) in [
