@@ -154,7 +154,17 @@ fn one_address_cannot_take_all_the_room() {
     let mut other = Client::from_address([127, 0, 0, 9], &world);
     assert_eq!(other.ask("GET /qvd/ping HTTP/1.1\r\n\r\n").status, 200);
     drop(all);
-    world.until("/qvd/ping", "", 200, "");
+    let began = Instant::now();
+    while is_refused(&world) {
+        assert!(began.elapsed() < Duration::from_secs(20), "its places are not given back");
+    }
+}
+
+/// Whether a connection is closed at once, which the router does before it looks at a byte.
+fn is_refused(world: &World) -> bool {
+    let mut probe = TcpStream::connect(world.address).expect("the kernel takes it");
+    probe.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
+    !matches!(probe.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// Whether the router has closed it, which it does at once or not for some seconds.

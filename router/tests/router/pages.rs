@@ -4,10 +4,14 @@ use crate::{
     axe::accessible,
     cdp::{Browser, Page},
     desk::Desk,
-    fake::Vm,
+    fake::{State, Vm},
     world::{World, vm},
 };
-use model::{VmId, local::ToRouter, state::VmState};
+use model::{
+    VmId,
+    local::ToRouter,
+    state::{VmState, Want},
+};
 use serde_json::json;
 
 /// A node, a desktop and a browser.
@@ -199,7 +203,12 @@ fn a_desktop_restarts_from_its_card() {
     page.eval("[...document.querySelectorAll('[data-verb=restart]')].find(b => b.getAttribute('aria-label').includes('run')).click()");
     page.until("document.querySelector('#sure').open");
     page.click("#sure-yes");
-    page.until("document.querySelector('#say').textContent === 'run starts.'");
+    let restarted = |state: &State| {
+        let vm = &state.vms[&VmId(vm::RUNNING)];
+        (vm.state == VmState::Stopped && vm.want == Want::Run).then_some(())
+    };
+    scene.world.fake.wait("stopped, and wanted again", restarted);
+    page.until("document.querySelector('.card .badge').className.includes('stopped')");
     no_complaints(&page);
 }
 

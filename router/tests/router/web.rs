@@ -354,8 +354,8 @@ fn the_logins_of_a_user_who_was_deleted_end_within_a_second_with_their_desktops(
 fn an_idle_login_ends_and_refreshing_a_page_is_no_use() {
     let config = vec![("l7r.web.idle", "1")];
     let world = World::with(&crate::world::Ca::new(), Setup { config, ..Setup::default() });
-    let ann = log_in(&world, "ann", "secret");
     let began = Instant::now();
+    let ann = log_in(&world, "ann", "secret");
     while ann.get(&world, "/web/desktops?poll").status == 200 {
         assert!(began.elapsed() < Duration::from_secs(10), "it never ends");
     }

@@ -367,7 +367,7 @@ async fn a_block_ends_the_session_and_tells_its_note_on_the_card() {
         link.say(session(UserState::Connected, 11)).await;
         link.beat(HostState::Running).await;
         let done: Done = admin.post("/vms/block?filter=name=ann-1", &block).await;
-        assert_eq!((done.done, link.abort().await), (1, VmId(1)));
+        assert_eq!((done.done, link.abort().await), (1, (VmId(1), Some(11))));
         let Reply::Cards(cards) = link.call(Call::Cards { user: UserId(1) }).await else { panic!("no cards") };
         let note = block["note"].as_str().map(str::to_owned);
         assert_eq!(cards[0].block, Some(Block::Order(note)));
@@ -378,7 +378,7 @@ async fn a_block_ends_the_session_and_tells_its_note_on_the_card() {
     }
     assert!(matches!(link.call(acquire(11)).await, Reply::Acquired(_)));
     let done: Done = admin.patch("/vms?filter=name=ann-1", &json!({ "blocked": true })).await;
-    assert_eq!((done.done, link.abort().await), (1, VmId(1)));
+    assert_eq!((done.done, link.abort().await), (1, (VmId(1), Some(11))));
 }
 
 #[tokio::test]
