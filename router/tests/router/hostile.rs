@@ -4,7 +4,7 @@
 use crate::{
     client::Client,
     fake::Vm,
-    web::{Visitor, log_in},
+    visitor::{Visitor, log_in},
     world::{Ca, Setup, World, vm},
 };
 use model::VmId;

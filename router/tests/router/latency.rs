@@ -10,7 +10,7 @@
 
 use crate::{
     cdp::{Browser, Page},
-    web::{Socket, log_in},
+    visitor::{Socket, log_in},
     world::{Ca, Setup, World, vm},
 };
 use std::{
