@@ -4,7 +4,7 @@
 //! debs/SHA256.deb         packages as fetched (.part while a fetch is under way)
 //! unpacked/SHA256.tar     their data.tar, decompressed
 //! apt/                    the private apt's lists
-//! npm/SHA256.tgz          the viewer of the router's pages
+//! npm/SHA256.tgz          the viewer of the router's pages, and what checks them
 //! steps/NAME/DIGEST/      results of build steps, named by the digest of their inputs
 //! ```
 //! Anything in it may be deleted at any time while no build runs. Files appear whole, by rename.

@@ -1,9 +1,10 @@
-//! The viewer of desktops that the router's pages use: noVNC, an npm package pinned by hash.
+//! npm packages pinned by hash: the viewer of desktops that the router's pages use (noVNC), and what their
+//! tests check them with.
 //!
-//! It is fetched once into the cache (`npm/SHA256.tgz`), where the router's build script finds it. The
-//! registry is the one that npm on this host would use: `npm_config_registry`, the `npmrc` files, or what
-//! npm itself answers. A router built without it works, and its page says what is missing; only a build
-//! for release insists.
+//! Each is fetched once into the cache (`npm/SHA256.tgz`), where the router's build script finds the viewer.
+//! The registry is the one that npm on this host would use: `npm_config_registry`, the `npmrc` files, or what
+//! npm itself answers. A router built without the viewer works, and its page says what is missing; only a
+//! build for release insists.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::error::{Error, Result, at};
 use crate::programs::Level;
 use crate::report::Report;
 
-/// `router/web/novnc.json`.
+/// A package and its hash, such as `router/web/novnc.json`.
 #[derive(Debug, Deserialize)]
 struct Pin {
     package: String,
@@ -28,10 +29,10 @@ struct Pin {
     sha256: Digest,
 }
 
-/// Brings the package into the cache when it is not there.
+/// Brings the viewer into the cache when it is not there.
 pub fn bring(source: &Path, level: Level, cache: &Cache, report: &Report) -> Result<()> {
-    let pin = pin(source)?;
-    let target = cache.folder("npm")?.join(format!("{}.tgz", pin.sha256));
+    let pin = pin(&source.join("router/web/novnc.json"))?;
+    let target = place(&pin, cache)?;
     if target.is_file() || std::env::var_os("ROOST_NOVNC").is_some() {
         return Ok(());
     }
@@ -43,12 +44,9 @@ pub fn bring(source: &Path, level: Level, cache: &Cache, report: &Report) -> Res
             step.end(&what);
             Ok(())
         }
-        Err(reason) if level == Level::Release => Err(Error::BadPackage {
-            package: what,
-            found: reason,
-            expected: pin.sha256.to_string(),
-            advice: "name a registry in npm_config_registry, or the package's file in ROOST_NOVNC",
-        }),
+        Err(reason) if level == Level::Release => {
+            Err(absent(&pin, reason, "name a registry in npm_config_registry, or the package's file in ROOST_NOVNC"))
+        }
         Err(reason) => {
             step.end(&format!("{what} could not be had ({reason}): the router's pages will have no viewer"));
             Ok(())
@@ -56,10 +54,29 @@ pub fn bring(source: &Path, level: Level, cache: &Cache, report: &Report) -> Res
     }
 }
 
-fn pin(source: &Path) -> Result<Pin> {
-    let path = source.join("router/web/novnc.json");
-    let text = std::fs::read(&path).map_err(at("read", &path))?;
-    serde_json::from_slice(&text).map_err(|e| at("read", &path)(e.into()))
+/// The package that a pin's file names, in the cache; fetched when it is not there.
+pub fn package(pin_file: &Path, cache: &Cache) -> Result<PathBuf> {
+    let pin = pin(pin_file)?;
+    let target = place(&pin, cache)?;
+    if !target.is_file() {
+        let bytes = fetch(&pin).map_err(|reason| absent(&pin, reason, "name a registry in npm_config_registry"))?;
+        cache::write_whole(&target, &bytes)?;
+    }
+    Ok(target)
+}
+
+fn place(pin: &Pin, cache: &Cache) -> Result<PathBuf> {
+    Ok(cache.folder("npm")?.join(format!("{}.tgz", pin.sha256)))
+}
+
+fn absent(pin: &Pin, found: String, advice: &'static str) -> Error {
+    let package = format!("{} {}", pin.package, pin.version);
+    Error::BadPackage { package, found, expected: pin.sha256.to_string(), advice }
+}
+
+fn pin(path: &Path) -> Result<Pin> {
+    let text = std::fs::read(path).map_err(at("read", path))?;
+    serde_json::from_slice(&text).map_err(|e| at("read", path)(e.into()))
 }
 
 /// The package's bytes, checked; or why they could not be had.
@@ -107,8 +124,10 @@ mod tests {
     }
 
     #[test]
-    fn the_pin_of_this_tree_is_read() {
-        let pin = pin(&crate::programs::source_tree()).expect("a pin");
-        assert!(pin.path.ends_with(&format!("{}.tgz", pin.version)), "{pin:?}");
+    fn the_pins_of_this_tree_are_read() {
+        for file in ["router/web/novnc.json", "router/tests/router/axe.json"] {
+            let pin = pin(&crate::programs::source_tree().join(file)).expect("a pin");
+            assert!(pin.path.ends_with(&format!("{}.tgz", pin.version)), "{pin:?}");
+        }
     }
 }

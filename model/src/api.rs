@@ -32,11 +32,14 @@
 //! | GET `/users` | filter | | [`UserRow`] list |
 //! | POST `/users` | | [`NewUser`] | [`Added`] |
 //! | POST `/users/passwd` | | [`NewUser`] (of an existing login) | [`Done`] |
+//! | POST `/users/totp` | | [`Login`] | [`Totp`]; one-time codes of an earlier secret are good no more |
+//! | POST `/users/totp/del` | | [`Login`] | [`Done`] |
 //! | DELETE `/users` | filter | | [`Done`] |
 //! | GET `/vms` | filter | | [`VmRow`] list |
 //! | POST `/vms` | | [`NewVm`] | [`Added`] |
 //! | PATCH `/vms` | filter | [`EditVm`] | [`Done`] |
-//! | POST `/vms/{start,stop,block,unblock,disconnect_user,release}` | filter | | [`Done`] |
+//! | POST `/vms/{start,stop,unblock,disconnect_user,release}` | filter | | [`Done`] |
+//! | POST `/vms/block` | filter | [`BlockVm`], or nothing | [`Done`] |
 //! | DELETE `/vms` | filter | | [`Done`] |
 //! | GET `/vms/counters` | filter | | [`VmCounters`] list |
 //! | GET `/{hosts,osfs,dis,users,vms}/properties` | filter | | [`PropertyRow`] list |
@@ -378,6 +381,22 @@ messages! {
         pub id: UserId,
         /// Login.
         pub login: String,
+        /// Whether a one-time code is asked for.
+        #[serde(default)]
+        pub totp: bool,
+    }
+
+    /// A user, by login.
+    pub struct Login: request {
+        /// The login.
+        pub login: String,
+    }
+
+    /// A new secret of one-time codes: shown this once.
+    pub struct Totp {
+        /// `otpauth://` address, which authenticators read.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        pub uri: Secret,
     }
 
     /// A login and its password.
@@ -449,6 +468,8 @@ messages! {
         pub blocked: bool,
         /// Set when the store itself blocked it (a start that failed): why.
         pub blocked_reason: Option<String>,
+        /// What the administrator who blocked it tells its user.
+        pub block_note: Option<String>,
         /// Asked to stop at this time, RFC 3339.
         pub expire_soft: Option<String>,
         /// Stopped at this time, RFC 3339.
@@ -503,6 +524,13 @@ messages! {
         /// In maintenance or not.
         #[serde(default)]
         pub blocked: Option<bool>,
+    }
+
+    /// A block, which may say why.
+    pub struct BlockVm: request {
+        /// For its user, who reads it on the desktop's card.
+        #[serde(default)]
+        pub note: Option<String>,
     }
 
     /// Counters of a virtual machine.

@@ -9,7 +9,7 @@
 //! connected descriptor attached to its first byte (SCM_RIGHTS).
 
 use crate::{
-    HostId, VmId,
+    HostId, UserId, VmId,
     grant::SignedGrant,
     key::Config,
     state::{HostState, VmState},
@@ -53,6 +53,8 @@ pub enum ToRouter {
     },
     /// Guests of this node, whenever one changes: lets known users reconnect while the store is away.
     Guests(Vec<(VmId, VmState)>),
+    /// End a user's logins, and forget what is known of them.
+    EndLogins(UserId),
 }
 
 /// What the router must know.

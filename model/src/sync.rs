@@ -74,6 +74,8 @@ pub enum ToNode {
         /// Why, for the user.
         reason: String,
     },
+    /// End a user's logins now (deleted, another password, another code).
+    EndLogins(UserId),
 }
 
 /// A node introduces itself.
@@ -367,6 +369,23 @@ pub enum Call {
         /// Which.
         vm: VmId,
     },
+    /// The VMs of a user who logged in, with all that a page tells of them.
+    Cards {
+        /// Whose.
+        user: UserId,
+    },
+    /// Who is this? From a client that asks for the one-time code apart; those of QVD put it behind the
+    /// password of a Login.
+    LoginWithCode {
+        /// As typed.
+        login: String,
+        /// As typed.
+        password: Secret,
+        /// As typed; none when nothing was.
+        code: Option<Secret>,
+        /// Client's address.
+        client: String,
+    },
 }
 
 /// Answers. Append only.
@@ -384,6 +403,10 @@ pub enum Reply {
     Stopping,
     /// To anything: no.
     Refused(Refusal),
+    /// To Cards.
+    Cards(Vec<VmCard>),
+    /// To Login and LoginWithCode: by a code, which is good for no other login.
+    LoggedInByCode(LoggedIn),
 }
 
 /// A login that succeeded.
@@ -406,6 +429,54 @@ pub struct VmEntry {
     pub state: VmState,
     /// In maintenance.
     pub blocked: bool,
+}
+
+/// One of a user's VMs, as a page shows it. Ages are counted by the store's clock, so that a browser's
+/// need not agree with it; none is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCard {
+    /// What every client is told.
+    pub entry: VmEntry,
+    /// Milliseconds since its state came about.
+    pub state_ms: Option<u64>,
+    /// Step within the state.
+    pub phase: String,
+    /// Why the last start or run failed.
+    pub failed: Option<String>,
+    /// Why it is blocked, if it is.
+    pub block: Option<Block>,
+    /// Its node is away, and it can start nowhere else.
+    pub unavailable: bool,
+    /// State of the session with it, at whichever router.
+    pub session: UserState,
+    /// Milliseconds since that came about.
+    pub session_ms: Option<u64>,
+}
+
+impl From<VmEntry> for VmCard {
+    /// All that is known while the store is away.
+    fn from(entry: VmEntry) -> Self {
+        let block = entry.blocked.then_some(Block::Order(None));
+        Self {
+            entry,
+            state_ms: None,
+            phase: String::new(),
+            failed: None,
+            block,
+            unavailable: false,
+            session: UserState::Disconnected,
+            session_ms: None,
+        }
+    }
+}
+
+/// Why a VM is blocked. Append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Block {
+    /// By an administrator, with the note for its user.
+    Order(Option<String>),
+    /// By the store, since it could not be started.
+    FailedStart,
 }
 
 /// A VM held for a session.
@@ -469,4 +540,10 @@ pub enum Refusal {
     /// Anything else (503), in words for the user.
     #[error("{0}")]
     Other(String),
+    /// The password is right, and the account has one-time codes, of which none was given (401).
+    #[error("This account needs a one-time code: put it behind the password")]
+    CodeNeeded,
+    /// The password is right, the code is wrong or was used before (401).
+    #[error("The one-time code is wrong, or was used before: wait for the next one")]
+    BadCode,
 }

@@ -171,7 +171,7 @@ impl Answer {
 impl From<&Refusal> for Status {
     fn from(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::BadLogin | Refusal::TooMany(_) => Self::Unauthorized,
+            Refusal::BadLogin | Refusal::TooMany(_) | Refusal::CodeNeeded | Refusal::BadCode => Self::Unauthorized,
             Refusal::NoVm => Self::NotFound,
             Refusal::Blocked | Refusal::NotYours => Self::Forbidden,
             Refusal::NoHost | Refusal::Held | Refusal::State(_) | Refusal::StoreAway | Refusal::Other(_) => {
@@ -244,6 +244,8 @@ mod tests {
         for (refusal, code) in [
             (BadLogin, "401"),
             (TooMany(3), "401"),
+            (CodeNeeded, "401"),
+            (BadCode, "401"),
             (NoVm, "404"),
             (Blocked, "403"),
             (NotYours, "403"),

@@ -84,25 +84,37 @@ pub async fn authenticate(
 }
 
 async fn log_in(router: &Router, login: &str, password: &str, client: IpAddr) -> Result<LoggedIn, Answer> {
+    if let Some(who) = router.known.again(login, password, client) {
+        return Ok(who);
+    }
     match ask_store(router, login, password, client).await {
-        Ok(who) => {
-            router.known.learn(login, password, &who, router.config().get(&key::GRANT_TTL));
-            Ok(who)
-        }
+        Ok(who) => Ok(who),
         Err(Refusal::StoreAway) => router.known.verify(login, password).ok_or_else(|| Refusal::StoreAway.into()),
         Err(Refusal::BadLogin) => {
             router.known.forget(login, password);
             tracing::info!(login, %client, "A login was refused");
             Err(Answer::plain(Status::Unauthorized))
         }
-        Err(refusal) => Err(refusal.into()),
+        Err(refusal) => {
+            tracing::info!(login, %client, %refusal, "A login was refused");
+            Err(refusal.into())
+        }
     }
 }
 
 async fn ask_store(router: &Router, login: &str, password: &str, client: IpAddr) -> Result<LoggedIn, Refusal> {
-    let (login, password) = (login.to_owned(), Secret(password.to_owned()));
-    match router.noded.call(Call::Login { login, password, client: client.to_string() }, LOGIN_LIMIT).await {
-        Reply::LoggedIn(who) => Ok(who),
+    let secret = Secret(password.to_owned());
+    let call = Call::Login { login: login.to_owned(), password: secret, client: client.to_string() };
+    let ttl = router.config().get(&key::GRANT_TTL);
+    match router.noded.call(call, LOGIN_LIMIT).await {
+        Reply::LoggedIn(who) => {
+            router.known.learn(login, password, &who, ttl);
+            Ok(who)
+        }
+        Reply::LoggedInByCode(who) => {
+            router.known.learn_code(login, Some(password), client, &who, ttl);
+            Ok(who)
+        }
         Reply::Refused(refusal) => Err(refusal),
         other => Err(unexpected(&other)),
     }

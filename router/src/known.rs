@@ -3,6 +3,10 @@
 //! For `l7r.grant.ttl` after a login the router remembers, in memory only: a keyed hash of login and
 //! password (the key is random and dies with the process), the user's VMs as last listed, and the
 //! grants that the store signed. With these a user lists, and reconnects to, what runs on this node.
+//!
+//! A login by a one-time code is not kept so: the code is good once. But QVD's C client lists on one connection
+//! and connects on the next with the very same words, so for [`AGAIN`] what one client address said once, and
+//! the store took, it may say again.
 
 use crate::{RouterError, random};
 use model::{
@@ -12,9 +16,13 @@ use model::{
 use ring::hmac;
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+/// How long a login by a one-time code is known: a user chooses a desktop meanwhile.
+pub const AGAIN: Duration = Duration::from_secs(90);
 
 /// A keyed hash of a login with its password; says nothing without the key.
 #[derive(Clone)]
@@ -29,6 +37,7 @@ pub struct Known {
 #[derive(Default)]
 struct Inner {
     logins: HashMap<String, Login>,
+    by_code: HashMap<(String, IpAddr), Login>,
     users: HashMap<UserId, User>,
 }
 
@@ -64,13 +73,38 @@ impl Known {
     /// The store accepted this login.
     pub fn learn(&self, login: &str, password: &str, who: &LoggedIn, ttl: Duration) {
         let (now, tag) = (Instant::now(), self.tag(login, password));
-        let until = now + ttl;
         let mut inner = self.lock();
-        inner.logins.retain(|_, l| l.until > now);
-        inner.users.retain(|_, u| u.until > now);
-        inner.logins.insert(login.to_owned(), Login { tag, who: who.clone(), until });
-        let user = inner.users.entry(who.user);
-        user.or_insert_with(|| User { vms: None, acquired: HashMap::new(), until }).until = until;
+        inner.meet(who.user, now, now + ttl);
+        inner.logins.insert(login.to_owned(), Login { tag, who: who.clone(), until: now + ttl });
+    }
+
+    /// The store accepted this login by a one-time code. `text` is all that the client said; none when it will
+    /// not say it again.
+    pub fn learn_code(&self, login: &str, text: Option<&str>, client: IpAddr, who: &LoggedIn, ttl: Duration) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        inner.meet(who.user, now, now + ttl);
+        // Its password alone, which may have been enough before, is not any more.
+        inner.logins.remove(login);
+        if let Some(text) = text {
+            let login_again = Login { tag: self.tag(login, text), who: who.clone(), until: now + AGAIN };
+            inner.by_code.insert((login.to_owned(), client), login_again);
+        }
+    }
+
+    /// Who said the same a moment ago, from the same address, with a code that was good then.
+    pub fn again(&self, login: &str, text: &str, client: IpAddr) -> Option<LoggedIn> {
+        let inner = self.lock();
+        let known = inner.by_code.get(&(login.to_owned(), client)).filter(|l| l.until > Instant::now())?;
+        self.matches(&known.tag, login, text).then(|| known.who.clone())
+    }
+
+    /// Nothing is known of this user any more.
+    pub fn forget_user(&self, user: UserId) {
+        let mut inner = self.lock();
+        inner.logins.retain(|_, l| l.who.user != user);
+        inner.by_code.retain(|_, l| l.who.user != user);
+        inner.users.remove(&user);
     }
 
     /// The store refused this login: if it is what was known, it is known no more. A wrong password
@@ -120,6 +154,16 @@ impl Known {
     }
 }
 
+impl Inner {
+    fn meet(&mut self, user: UserId, now: Instant, until: Instant) {
+        self.logins.retain(|_, l| l.until > now);
+        self.by_code.retain(|_, l| l.until > now);
+        self.users.retain(|_, u| u.until > now);
+        let user = self.users.entry(user);
+        user.or_insert_with(|| User { vms: None, acquired: HashMap::new(), until }).until = until;
+    }
+}
+
 /// The length keeps `ab`, `c` apart from `a`, `bc`.
 fn message(login: &str, password: &str) -> zeroize::Zeroizing<Vec<u8>> {
     let length = (login.len() as u64).to_le_bytes();
@@ -146,6 +190,22 @@ mod tests {
         assert_eq!(known.verify("bob", "pw"), None);
         known.learn("ann", "pw", &ann(), Duration::ZERO);
         assert_eq!(known.verify("ann", "pw"), None);
+    }
+
+    #[test]
+    fn a_login_by_code_may_be_said_again_from_the_same_address_and_is_no_login_without_the_store() {
+        let known = Known::new().expect("random");
+        let (here, there) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        known.learn("ann", "pw", &ann(), DAY);
+        known.learn_code("ann", Some("pw123456"), here, &ann(), DAY);
+        assert_eq!(known.again("ann", "pw123456", here), Some(ann()));
+        assert_eq!(known.again("ann", "pw123456", there), None);
+        assert_eq!(known.again("ann", "pw123457", here), None);
+        assert_eq!((known.verify("ann", "pw123456"), known.verify("ann", "pw")), (None, None));
+        known.listed(UserId(1), &[]);
+        assert_eq!(known.vms(UserId(1)), Some(Vec::new()), "one who is in goes on without the store");
+        known.forget_user(UserId(1));
+        assert_eq!((known.again("ann", "pw123456", here), known.vms(UserId(1))), (None, None));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod bench;
 pub mod conn;
 pub mod connect;
 pub mod counters;
+pub mod crowd;
 pub mod drain;
 pub mod error;
 pub mod head;

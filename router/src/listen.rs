@@ -4,7 +4,9 @@
 //! port change, and takes a new certificate for new connections. What it cannot do it reports, tries
 //! again, and meanwhile stays as it was. [`peers`] does the same for other nodes' routers.
 
-use crate::{RouterError, drain::Guard, error::chain, noded::Configuration, peer, router::Router, serve, tls};
+use crate::{
+    RouterError, crowd::Place, drain::Guard, error::chain, noded::Configuration, peer, router::Router, serve, tls,
+};
 use futures_util::FutureExt;
 use model::{
     key,
@@ -44,9 +46,13 @@ pub async fn public(router: Arc<Router>, guard: Guard) {
                 listener.follow(&router, node.as_deref()).await;
             }
             (tcp, from, permit) = accept(listener.bound.as_ref(), &router) => {
+                let Some(place) = router.crowd.enter(from.ip()) else {
+                    tracing::debug!(client = %from, "An address has all the connections that it may have");
+                    continue;
+                };
                 if let Some(acceptor) = listener.acceptor.clone() {
                     let (router, guard) = (router.clone(), guard.clone());
-                    tokio::spawn(isolated(client(router, guard, acceptor, tcp, from, permit)));
+                    tokio::spawn(isolated(client(router, guard, acceptor, tcp, from, (permit, place))));
                 }
             }
         }
@@ -149,11 +155,12 @@ async fn client(
     acceptor: TlsAcceptor,
     tcp: TcpStream,
     from: SocketAddr,
-    _room: OwnedSemaphorePermit,
+    _room: (OwnedSemaphorePermit, Place),
 ) {
     tune(&tcp, Silence::CLIENT);
     match timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)).await {
-        Ok(Ok(stream)) => serve::serve(&router, &guard, stream, from.ip()).await,
+        // Boxed: a future holds a stream in each place where it is passed on, and this one is large.
+        Ok(Ok(stream)) => serve::serve(&router, &guard, Box::new(stream), from.ip()).await,
         Ok(Err(error)) => tracing::debug!(client = %from, error = %error, "A TLS handshake failed"),
         Err(_) => tracing::debug!(client = %from, "A TLS handshake took too long"),
     }

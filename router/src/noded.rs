@@ -10,7 +10,9 @@ use crate::{
     RouterError,
     counters::Counters,
     error::chain,
+    known::Known,
     table::{self, Table},
+    web::Web,
 };
 use futures_util::{SinkExt, StreamExt};
 use model::{
@@ -128,11 +130,22 @@ impl Noded {
     }
 }
 
+/// What the link acts on.
+pub struct Shared {
+    /// Sessions and guests.
+    pub table: Arc<Table>,
+    /// Counts for the store.
+    pub counters: Arc<Counters>,
+    /// What users may do without the store.
+    pub known: Arc<Known>,
+    /// Logins of browsers.
+    pub web: Arc<Web>,
+}
+
 /// The task behind [`Noded`].
 pub struct Link {
     path: PathBuf,
-    table: Arc<Table>,
-    counters: Arc<Counters>,
+    shared: Shared,
     commands: mpsc::UnboundedReceiver<Command>,
     configuration: watch::Sender<Option<Arc<RouterConfig>>>,
     connected: watch::Sender<bool>,
@@ -151,14 +164,13 @@ type Frames = Framed<UnixStream, LengthDelimitedCodec>;
 
 impl Link {
     /// A link that has not begun, and its handle.
-    pub fn new(path: PathBuf, table: Arc<Table>, counters: Arc<Counters>) -> (Self, Noded) {
+    pub fn new(path: PathBuf, shared: Shared) -> (Self, Noded) {
         let (sender, commands) = mpsc::unbounded_channel();
         let (configuration, config_seen) = watch::channel(None);
         let (connected, connected_seen) = watch::channel(false);
         let link = Self {
             path,
-            table,
-            counters,
+            shared,
             commands,
             configuration,
             connected,
@@ -258,7 +270,7 @@ impl Link {
     /// Hello with all sessions, then what the last `noded` was asked and did not answer.
     async fn greet(&mut self, frames: &mut Frames) -> Result<(), RouterError> {
         self.calls.retain(|_, pending| !pending.reply.is_closed());
-        let hello = ToNoded::Hello { sessions: self.table.reports() };
+        let hello = ToNoded::Hello { sessions: self.shared.table.reports() };
         let levels = self.listening.clone();
         let calls = self.calls.iter().map(|(number, pending)| ToNoded::Call(*number, pending.call.clone()));
         for word in [hello].into_iter().chain(levels).chain(calls).collect::<Vec<_>>() {
@@ -287,10 +299,10 @@ impl Link {
     async fn tick(&mut self, frames: &mut Frames) -> Result<(), RouterError> {
         // A session's call stays although nobody waits: what it brings must be given back.
         self.calls.retain(|_, pending| pending.session.is_some() || !pending.reply.is_closed());
-        let Some(counts) = self.counters.take() else { return Ok(()) };
+        let Some(counts) = self.shared.counters.take() else { return Ok(()) };
         let sent = self.send(frames, &ToNoded::Counters(counts)).await;
         if sent.is_err() {
-            self.counters.put_back(counts);
+            self.shared.counters.put_back(counts);
         }
         sent
     }
@@ -310,14 +322,19 @@ impl Link {
             }
             Ok(ToRouter::Reply(number, reply)) => return self.reply(number, reply),
             Ok(ToRouter::Abort { vm, session, reason }) => {
-                let sessions = self.table.abort(vm, session, &reason);
+                let sessions = self.shared.table.abort(vm, session, &reason);
                 tracing::info!(guest = %vm, reason, sessions, "Sessions are cut");
                 // The store holds a VM for a session that does not exist: of a router before this one, or one whose
                 // end got lost. It is told, else nobody could ever have that VM.
                 let lost = session.filter(|_| sessions == 0);
                 return lost.map(|session| ToNoded::Session(SessionReport::over(vm, session)));
             }
-            Ok(ToRouter::Guests(guests)) => self.table.set_guests(guests),
+            Ok(ToRouter::EndLogins(user)) => {
+                self.shared.known.forget_user(user);
+                let logins = self.shared.web.end_logins(user);
+                tracing::info!(%user, logins, "Logins of a user are ended");
+            }
+            Ok(ToRouter::Guests(guests)) => self.shared.table.set_guests(guests),
             Err(error) => tracing::warn!(error = %chain(&error), "A frame of the node daemon was passed over"),
         }
         None
@@ -328,7 +345,7 @@ impl Link {
     fn reply(&mut self, number: u64, reply: Reply) -> Option<ToNoded> {
         let pending = self.calls.remove(&number)?;
         if let (Some(session), Reply::Acquired(_)) = (pending.session, &reply)
-            && !self.table.acquired(session)
+            && !self.shared.table.acquired(session)
         {
             return over(&pending.call);
         }

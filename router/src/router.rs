@@ -3,10 +3,11 @@
 use crate::{
     RouterError,
     counters::Counters,
+    crowd::Crowd,
     drain::Drain,
     known::Known,
     listen,
-    noded::{Link, Noded},
+    noded::{Link, Noded, Shared},
     table::Table,
     tls,
     web::Web,
@@ -41,15 +42,17 @@ pub struct Router {
     /// Sessions and guests.
     pub table: Arc<Table>,
     /// What users may do without the store.
-    pub known: Known,
+    pub known: Arc<Known>,
     /// What pages for browsers share.
-    pub web: Web,
+    pub web: Arc<Web>,
     /// Counts for the store.
     pub counters: Arc<Counters>,
     /// TLS between routers; none before the node has joined.
     pub peers: watch::Receiver<Option<tls::Peers>>,
     /// Room for connections.
     pub room: Arc<Semaphore>,
+    /// Who has how much of it.
+    pub crowd: Crowd,
 }
 
 impl Router {
@@ -72,12 +75,14 @@ impl Router {
 /// Runs a router until `stop` resolves and its sessions have ended, or had to.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), RouterError> {
     let (table, counters) = (Arc::new(Table::default()), Arc::new(Counters::default()));
-    let (link, noded) = Link::new(options.noded.clone(), table.clone(), counters.clone());
+    let (known, web) = (Arc::new(Known::new()?), Arc::new(Web::new()?));
+    let shared = Shared { table: table.clone(), counters: counters.clone(), known: known.clone(), web: web.clone() };
+    let (link, noded) = Link::new(options.noded.clone(), shared);
     let (peers_sender, peers) = watch::channel(None);
     let room = Arc::new(Semaphore::new(options.max_connections));
+    let crowd = Crowd::new(options.max_connections);
     let bound = options.drain;
-    let router =
-        Arc::new(Router { options, noded, table, known: Known::new()?, web: Web::new()?, counters, peers, room });
+    let router = Arc::new(Router { options, noded, table, known, web, counters, peers, room, crowd });
     let (drain, guard) = Drain::new();
 
     tokio::spawn(link.run());
@@ -89,4 +94,28 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     drain.finish(bound).await;
     router.noded.flush(Duration::from_millis(500)).await;
     Ok(())
+}
+
+#[cfg(test)]
+impl Router {
+    /// One without `noded`, for what needs only a router's shared things.
+    pub(crate) fn for_tests() -> Self {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let nowhere = PathBuf::from("/nowhere");
+        let options = Options {
+            noded: nowhere.clone(),
+            session_socket: nowhere.clone(),
+            peer_listen: anywhere,
+            peer_port: 0,
+            drain: Duration::ZERO,
+            max_connections: 1,
+        };
+        let (table, counters) = (Arc::<Table>::default(), Arc::<Counters>::default());
+        let (known, web) = (Arc::new(Known::new().expect("random")), Arc::new(Web::new().expect("random")));
+        let shared =
+            Shared { table: table.clone(), counters: counters.clone(), known: known.clone(), web: web.clone() };
+        let (_, noded) = Link::new(nowhere, shared);
+        let (peers, room) = (watch::channel(None).1, Arc::new(Semaphore::new(1)));
+        Self { options, noded, table, known, web, counters, peers, room, crowd: Crowd::new(1) }
+    }
 }

@@ -180,6 +180,10 @@ impl<C: Client> Seeking<'_, C> {
     /// The store is away: a VM of a known user that runs on this node may be had with its last grant.
     /// The session that holds it, if any, is one of this router, and makes way.
     fn known_here(&self, live: &Live, vm: VmId) -> Result<Acquired, Denied> {
+        let listed = self.router.known.vms(self.who.user).unwrap_or_default();
+        if listed.iter().any(|known| known.vm == vm && known.blocked) {
+            return Err(Denied::Refused(Refusal::Blocked));
+        }
         let here = |a: &Acquired| Some(a.host) == self.router.host();
         let runs = self.router.table.guest(vm) == Some(VmState::Running);
         let known = self.router.known.grant(self.who.user, vm).filter(here).filter(|_| runs);

@@ -29,7 +29,7 @@ use model::{
     key,
     local::RouterConfig,
     state::{HostState, VmState},
-    sync::{Call, LoggedIn, Refusal, Reply, VmEntry},
+    sync::{Call, LoggedIn, Refusal, Reply, VmCard, VmEntry},
 };
 use std::{
     io,
@@ -253,6 +253,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<'_, S> {
     fn registered(&self) -> Result<std::sync::Arc<RouterConfig>, Answer> {
         let node = self.router.node().filter(|n| n.host.is_some());
         node.ok_or_else(|| Answer::text(Status::Unavailable, "Host is not registered in the database"))
+    }
+}
+
+/// The same with all that a page tells of them; while the store is away only what was listed.
+pub async fn cards(router: &Router, who: &LoggedIn) -> Result<Vec<VmCard>, Refusal> {
+    let user = who.user;
+    match router.noded.call(Call::Cards { user }, LIST_LIMIT).await {
+        Reply::Cards(cards) => {
+            let vms: Vec<_> = cards.iter().map(|card| card.entry.clone()).collect();
+            router.known.listed(user, &vms);
+            Ok(cards)
+        }
+        Reply::Refused(Refusal::StoreAway) => {
+            let vms = known_vms(router, who).ok_or(Refusal::StoreAway)?;
+            Ok(vms.into_iter().map(VmCard::from).collect())
+        }
+        Reply::Refused(refusal) => Err(refusal),
+        other => Err(auth::unexpected(&other)),
     }
 }
 

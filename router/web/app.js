@@ -2,6 +2,15 @@
 import { $, Fault, get, language, make, post, say, showFault, t } from "./common.js";
 
 const POLL = 2000;
+/** Steps of a node's work, as pages call them. */
+const PHASES = {
+  "fetching-image": "phase.image",
+  "waiting-for-start-slot": "phase.slot",
+  "preparing-storage": "phase.storage",
+  "preparing-network": "phase.network",
+  launching: "phase.launch",
+  "waiting-for-agent": "phase.agent",
+};
 let timer;
 let seen = new Map();
 
@@ -62,24 +71,47 @@ function draw({ desktops, notice: told }) {
   const now = new Map();
   for (const desktop of desktops) {
     const before = seen.get(desktop.id);
-    const text = JSON.stringify(desktop);
-    const since = before && before.state === desktop.state ? before.since : before ? Date.now() : null;
+    const { since, heldSince, ...rest } = desktop;
+    const text = JSON.stringify(rest);
     const element = before?.text === text ? before.element : card(desktop, before?.element);
-    now.set(desktop.id, { text, state: desktop.state, since, element });
-    tellSince(element, since);
+    now.set(desktop.id, { text, state: desktop.state, element });
+    tellSince(element.querySelector(".since"), since);
+    tellSince(element.querySelector(".held-since"), heldSince);
     if (before && before.state !== desktop.state) say(`${desktop.name}: ${t(`state.${desktop.state}`)}`);
   }
   for (const [id, { element }] of seen) if (!now.has(id)) element.remove();
   seen = now;
 }
 
-function tellSince(element, since) {
-  const node = element.querySelector(".since");
-  node.hidden = !since;
-  if (!since) return;
-  const minutes = Math.floor((Date.now() - since) / 60000);
-  const format = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
-  node.textContent = minutes < 60 ? format.format(-minutes, "minute") : format.format(-Math.floor(minutes / 60), "hour");
+/** How long ago something came about, in words; the time itself for those who ask. */
+function tellSince(node, seconds) {
+  if (!node) return;
+  node.hidden = seconds === null || seconds === undefined;
+  if (node.hidden) return;
+  const [count, unit] = [[seconds, "second", 60], [seconds / 60, "minute", 60], [seconds / 3600, "hour", 48], [seconds / 86400, "day", Infinity]].find(
+    ([count, , most]) => count < most,
+  );
+  const format = new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long" });
+  // Seconds by tens: a number that changes at each look is noise.
+  node.textContent = t("since", format.format(unit === "second" ? Math.floor(count / 10) * 10 : Math.floor(count)));
+  const at = new Date(Date.now() - seconds * 1000);
+  node.dateTime = at.toISOString();
+  node.title = at.toLocaleString(language);
+}
+
+const sinceMark = (name) => make("time", { className: `hint ${name}`, hidden: true });
+
+/** What keeps a desktop from being used, and what went wrong: words first, then what was recorded. */
+function remarks({ state, block, failed, away }) {
+  const lines = [];
+  const why = (text, ...facts) => {
+    const small = facts.filter(Boolean).join(" · ");
+    lines.push(make("p", { className: "why", textContent: text }, ...(small ? [make("small", { textContent: small })] : [])));
+  };
+  if (away) why(t("away"));
+  if (block) block.code ? why(t("blockedByFailure")) : why(t("blocked"), block.note);
+  if (failed && state === "stopped") why(t("failed"), failed.detail, `${t("codeLabel")} ${failed.code}`);
+  return lines;
 }
 
 function card(desktop, old) {
@@ -95,17 +127,18 @@ function card(desktop, old) {
   const { state, blocked } = desktop;
   const badge = make("span", { className: `badge ${state}`, textContent: t(`state.${state}`) });
   const lines = [make("h2", { textContent: desktop.name })];
-  lines.push(make("p", {}, badge, " ", make("span", { className: "hint since", hidden: true })));
-  if (blocked) lines.push(make("p", { className: "why", textContent: t("blocked") }));
-  if (desktop.held) lines.push(make("p", { className: "hint", textContent: t("held") }));
-  const usable = !blocked && !["zombie", "debugging"].includes(state);
+  lines.push(make("p", {}, badge, " ", sinceMark("since")));
+  if (desktop.phase && desktop.phase in PHASES) lines.push(make("p", { className: "hint phase", textContent: t(PHASES[desktop.phase]) }));
+  lines.push(...remarks(desktop));
+  if (desktop.held) lines.push(make("p", { className: "hint" }, t("held"), " ", sinceMark("held-since")));
+  const usable = !blocked && !desktop.away && !["zombie", "debugging"].includes(state);
   lines.push(
     make(
       "div",
       { className: "row" },
       button("connect", usable, () => open(desktop), true),
       state === "stopped"
-        ? button("start", !blocked, () => act(desktop, "start"))
+        ? button("start", !blocked && !desktop.away, () => act(desktop, "start"))
         : button("restart", state === "running" && !blocked, () => sure(desktop, "restart")),
       button("stop", ["running", "starting"].includes(state), () => sure(desktop, "stop")),
     ),
@@ -116,9 +149,10 @@ function card(desktop, old) {
 }
 
 async function act(desktop, verb) {
+  if (verb === "restart") say(t("stopped", desktop.name));
   try {
     await post(`/web/desktops/${desktop.id}/${verb}`);
-    say(t(verb === "start" ? "started" : "stopped", desktop.name));
+    say(t(verb === "stop" ? "stopped" : "started", desktop.name));
   } catch (fault) {
     if (fault.code === "R103") return showLogin(fault);
     notice(fault);
@@ -127,22 +161,13 @@ async function act(desktop, verb) {
   await refresh();
 }
 
-async function restart(desktop) {
-  await act(desktop, "stop");
-  const until = Date.now() + 300_000;
-  while (Date.now() < until) {
-    await new Promise((done) => setTimeout(done, POLL));
-    if (seen.get(desktop.id)?.state === "stopped") return act(desktop, "start");
-  }
-}
-
 function sure(desktop, verb) {
   $("sure-text").textContent = t(`sure.${verb}`, desktop.name);
   $("sure-yes").textContent = t(`yes.${verb}`);
   const dialog = $("sure");
   dialog.returnValue = "";
   dialog.onclose = () => {
-    if (dialog.returnValue) verb === "stop" ? act(desktop, "stop") : restart(desktop);
+    if (dialog.returnValue) act(desktop, verb);
   };
   dialog.showModal();
 }
@@ -160,8 +185,12 @@ $("login-form").addEventListener("submit", async (event) => {
     await enter(session, true);
   } catch (fault) {
     showFault($("login-fault"), fault);
-    $("password").select();
-    $("password").focus();
+    // The password was right: only the code is asked for.
+    const code = ["R107", "R108"].includes(fault.code);
+    if (code) $("code-part").open = true;
+    const field = $(code ? "code" : "password");
+    field.select();
+    field.focus();
   }
   button.disabled = false;
   button.textContent = t("login");

@@ -9,7 +9,7 @@ const QUALITY = { auto: [6, 2], sharp: [9, 1], light: [2, 7] };
 /** Seconds before each try to reach the node again; the last one repeats. */
 const PAUSES = [0, 1, 2, 4, 8, 15];
 
-let RFB, rfb, channel, began, tries = 0, retry, closing = false, session, clipboardText = "";
+let RFB, viewerLog, rfb, channel, began, tries = 0, retry, closing = false, session, clipboardText = "";
 
 const settings = {
   get: (name, otherwise) => localStorage.getItem(`roost.${name}`) ?? otherwise,
@@ -64,6 +64,7 @@ async function connect() {
     if (!viewer) return cover({ title: t("noViewer"), text: t("noViewerHint") });
     files.limit = (await get("/web/session")).uploadMax;
     RFB ??= (await import(`${viewer}/core/rfb.js`)).default;
+    viewerLog ??= await import(`${viewer}/core/util/logging.js`);
     const { ticket } = await post(`/web/desktops/${id}/ticket`, again && session ? { after: session } : {});
     dial(ticket);
   } catch (fault) {
@@ -95,6 +96,7 @@ function told(word) {
 function opened(resumed) {
   step("connecting");
   $("screen").replaceChildren();
+  viewerLog.initLogging("warn");
   const mine = new RFB($("screen"), channel, { shared: true });
   rfb = mine;
   rfb.addEventListener("disconnect", () => rfb === mine && (rfb = undefined));
@@ -123,6 +125,8 @@ function shown(resumed) {
 
 function ended(code, fault) {
   delete document.body.dataset.open;
+  // A picture may still be decoded; that the rest of its data comes to nobody is no error.
+  viewerLog.initLogging("none");
   if (closing) return;
   if (code === 4003) return (location.href = "/");
   if (code === 4001) return takenOver();

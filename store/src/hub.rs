@@ -65,6 +65,14 @@ impl Hub {
         sent
     }
 
+    /// Tells all nodes that are connected.
+    pub fn tell_all(&self, message: &ToNode) {
+        let hosts: Vec<HostId> = self.lock().seats.keys().copied().collect();
+        for host in hosts {
+            self.send(host, message.clone());
+        }
+    }
+
     /// Ends a node's connection, if there is one.
     pub fn cut(&self, host: HostId, why: &'static str) {
         if let Some(node) = self.lock().seats.get(&host) {

@@ -16,6 +16,7 @@ pub mod site;
 pub mod store;
 pub mod sync;
 pub mod throttle;
+pub mod totp;
 
 #[cfg(test)]
 mod conformance;

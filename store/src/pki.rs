@@ -18,6 +18,8 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType, SerialNumber,
 };
 use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hkdf,
     rand::{SecureRandom, SystemRandom},
     signature::{Ed25519KeyPair, KeyPair as _},
 };
@@ -25,6 +27,7 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyD
 use sha2::Digest as _;
 use std::{net::IpAddr, path::Path};
 use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
 
 /// Names under which the store is reached besides [`STORE_NAME`], `localhost` and the loopback addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,7 @@ pub struct Pki {
     ca: CertificateDer<'static>,
     ca_pem: String,
     grant: Ed25519KeyPair,
+    seal: LessSafeKey,
     server: RouterTls,
 }
 
@@ -80,11 +84,34 @@ impl Pki {
         let issuer = Issuer::from_ca_cert_der(&ca, key).map_err(Error::pki("use the CA"))?;
         let grant = files::read_text(&dir.join("grant.key"))?;
         let grant = PrivateKeyDer::from_pem_slice(grant.as_bytes()).map_err(Error::pki("read grant.key"))?;
-        let grant = Ed25519KeyPair::from_pkcs8_maybe_unchecked(grant.secret_der())
+        let seal = sealing_key(grant.secret_der())?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(grant.secret_der())
             .map_err(|e| Error::Pki { action: "use grant.key", source: e.to_string().into() })?;
-        let mut pki = Self { issuer, ca, ca_pem, grant, server: RouterTls::default() };
+        let mut pki = Self { issuer, ca, ca_pem, grant: pair, seal, server: RouterTls::default() };
         pki.server = pki.server_certificate(names)?;
         Ok(pki)
+    }
+
+    /// Seals a secret for the database: who has only that cannot read it. `context` says what it is and
+    /// whose; only the same one opens it.
+    pub fn seal(&self, context: &str, secret: &[u8]) -> Result<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).map_err(unspecified("get random numbers"))?;
+        let mut bytes = secret.to_vec();
+        let place = (Nonce::assume_unique_for_key(nonce), Aad::from(context));
+        self.seal.seal_in_place_append_tag(place.0, place.1, &mut bytes).map_err(unspecified("seal a secret"))?;
+        Ok([&nonce[..], &bytes].concat())
+    }
+
+    /// Opens what [`Self::seal`] made.
+    pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        let fail = || unspecified("open a secret: the cluster's keys are not those that sealed it");
+        let (nonce, bytes) = sealed.split_at_checked(NONCE_LEN).ok_or(ring::error::Unspecified).map_err(fail())?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(fail())?;
+        let mut bytes = Zeroizing::new(bytes.to_vec());
+        let length = self.seal.open_in_place(nonce, Aad::from(context), &mut bytes).map_err(fail())?.len();
+        bytes.truncate(length);
+        Ok(bytes)
     }
 
     /// The cluster CA, PEM.
@@ -201,6 +228,19 @@ pub fn check_pair(tls: &RouterTls) -> Result<()> {
     rustls::sign::CertifiedKey::from_der(chain, key, &provider)
         .map(drop)
         .map_err(|e| invalid(format!("The certificate and the key do not fit together: {e}")))
+}
+
+fn unspecified(action: &'static str) -> impl FnOnce(ring::error::Unspecified) -> Error {
+    // ring's error says nothing, on purpose.
+    move |error| Error::Pki { action, source: error.to_string().into() }
+}
+
+/// A key of its own, made of the grant key: a backup of the keys has all that opens the database's secrets.
+fn sealing_key(grant: &[u8]) -> Result<LessSafeKey> {
+    let fail = || unspecified("derive the sealing key");
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"roost store").extract(grant);
+    let okm = prk.expand(&[b"secrets of the database"], &AES_256_GCM).map_err(fail())?;
+    Ok(LessSafeKey::new(UnboundKey::from(okm)))
 }
 
 /// Digest of the first certificate in a PEM text.

@@ -39,6 +39,11 @@ pub fn dice() -> f64 {
     random::<4>().map_or(0.5, |bytes| f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0))
 }
 
+/// A new secret of one-time codes.
+pub fn new_totp() -> Result<[u8; crate::totp::SECRET]> {
+    random()
+}
+
 fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     let fail = |_| Error::Pki { action: "get random numbers", source: "the system gives none".into() };

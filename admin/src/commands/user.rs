@@ -4,7 +4,7 @@ use super::{Command, delete, keys, list};
 use crate::{args::SyntaxError, output, table::Table};
 use anyhow::{Context, bail};
 use model::{
-    api::{Added, Done, NewUser, UserRow},
+    api::{Added, Done, Login, NewUser, Totp, UserRow},
     sync::Secret,
 };
 use std::{
@@ -42,6 +42,35 @@ pub const COMMANDS: &[Command] = &[
             Ok(Box::new(move |session| {
                 let done: Done = session.client.post("/users/passwd", &[], &NewUser { login, password: ask()? })?;
                 Ok(output::done(&done, "Password of {} user changed.", session.quiet))
+            }))
+        },
+    },
+    Command {
+        object: "user",
+        name: "totp",
+        usage: "user=LOGIN",
+        doc: "Gives a user one-time codes and prints the otpauth:// address for the authenticator, this once. From now on each login needs a code; QVD's clients take it behind the password.",
+        verb: None,
+        read: |invocation| {
+            let login = keys(invocation, &["user"])?.required("user")?;
+            Ok(Box::new(move |session| {
+                let totp: Totp = session.client.post("/users/totp", &[], &Login { login })?;
+                output::say(&format!("{}\n", totp.uri.0));
+                Ok(ExitCode::SUCCESS)
+            }))
+        },
+    },
+    Command {
+        object: "user",
+        name: "totp_del",
+        usage: "user=LOGIN",
+        doc: "Takes a user's one-time codes away: the password is enough again.",
+        verb: None,
+        read: |invocation| {
+            let login = keys(invocation, &["user"])?.required("user")?;
+            Ok(Box::new(move |session| {
+                let done: Done = session.client.post("/users/totp/del", &[], &Login { login })?;
+                Ok(output::done(&done, "One-time codes of {} user taken away.", session.quiet))
             }))
         },
     },

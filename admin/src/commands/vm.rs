@@ -4,7 +4,7 @@ use super::{Command, delete, keys, list, on_many};
 use crate::{args::SyntaxError, output, table::Table};
 use model::{
     OsfId, UserId,
-    api::{Added, Done, EditVm, NewVm, VmCounters, VmRow},
+    api::{Added, BlockVm, Done, EditVm, NewVm, VmCounters, VmRow},
     state::VmState,
 };
 use std::process::ExitCode;
@@ -68,7 +68,20 @@ pub const COMMANDS: &[Command] = &[
     },
     on_many!("vm", "start", "/vms/start", "Started {} VMs.", "Starts stopped virtual machines."),
     on_many!("vm", "stop", "/vms/stop", "Stopped {} VMs.", "Shuts virtual machines down in order."),
-    on_many!("vm", "block", "/vms/block", "Blocked {} VMs.", "Blocked virtual machines take no logins (maintenance)."),
+    Command {
+        object: "vm",
+        name: "block",
+        usage: "[-f FILTER] [note=TEXT]",
+        doc: "Blocked virtual machines take no logins (maintenance), and their sessions end. The user reads the note.",
+        verb: Some("block"),
+        read: |invocation| {
+            let body = BlockVm { note: keys(invocation, &["note"])?.text("note") };
+            Ok(Box::new(move |session| {
+                let done: Done = session.client.post("/vms/block", &session.query(), &body)?;
+                Ok(output::done(&done, "Blocked {} VMs.", session.quiet))
+            }))
+        },
+    },
     on_many!(
         "vm",
         "unblock",
@@ -144,6 +157,9 @@ fn state(row: &VmRow) -> String {
 
 /// Why it is blocked or failed, else the step it is in.
 fn remarks(row: &VmRow) -> String {
+    if let Some(note) = &row.block_note {
+        return note.clone();
+    }
     let reason = row.failed.as_ref().or(row.blocked_reason.as_ref());
     let phase = || if row.state == VmState::Running { String::new() } else { row.phase.clone() };
     reason.map_or_else(phase, |r| format!("failed: {r}"))

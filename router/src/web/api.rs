@@ -15,8 +15,8 @@ use crate::{
 use model::{
     VmId,
     local::RouterConfig,
-    state::HostState,
-    sync::{Call, LoggedIn, Refusal, Reply, Secret, VmEntry},
+    state::{HostState, UserState, VmState},
+    sync::{Block, Call, LoggedIn, Refusal, Reply, Secret, VmCard},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ const STORE_LIMIT: Duration = Duration::from_secs(12);
 struct LoginForm {
     user: String,
     password: Zeroizing<String>,
-    /// One-time code, for accounts that have one; it travels behind the password, as QVD's plug-in takes it.
+    /// One-time code, for accounts that have one.
     #[serde(default)]
     code: Zeroizing<String>,
 }
@@ -102,21 +102,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
 
     async fn check(&self, form: &LoginForm) -> Result<LoggedIn, Fault> {
         let (router, web) = (self.router, &self.router.web);
-        let password = Zeroizing::new(format!("{}{}", *form.password, *form.code));
-        let secret = Secret(password.to_string());
-        let call = Call::Login { login: form.user.clone(), password: secret, client: self.address.to_string() };
+        let (login, password) = (form.user.clone(), Secret(form.password.to_string()));
+        let code = Some(form.code.trim()).filter(|c| !c.is_empty()).map(|c| Secret(c.to_owned()));
+        let call = Call::LoginWithCode { login, password, code, client: self.address.to_string() };
+        let ttl = router.config().get(&model::key::GRANT_TTL);
         match router.noded.call(call, Duration::from_secs(20)).await {
             Reply::LoggedIn(who) => {
                 web.throttle().succeeded(&form.user);
-                router.known.learn(&form.user, &password, &who, router.config().get(&model::key::GRANT_TTL));
+                router.known.learn(&form.user, &form.password, &who, ttl);
                 Ok(who)
             }
-            Reply::Refused(Refusal::StoreAway) => router.known.verify(&form.user, &password).ok_or(Fault::StoreAway),
-            Reply::Refused(Refusal::BadLogin) => {
+            Reply::LoggedInByCode(who) => {
+                web.throttle().succeeded(&form.user);
+                router.known.learn_code(&form.user, None, self.address, &who, ttl);
+                Ok(who)
+            }
+            Reply::Refused(Refusal::StoreAway) => {
+                router.known.verify(&form.user, &form.password).ok_or(Fault::StoreAway)
+            }
+            Reply::Refused(refusal @ (Refusal::BadLogin | Refusal::BadCode)) => {
                 web.throttle().failed(&form.user, self.address, Instant::now());
-                router.known.forget(&form.user, &password);
-                tracing::info!(login = form.user, client = %self.address, "A login was refused");
-                Err(Fault::Login)
+                router.known.forget(&form.user, &form.password);
+                tracing::info!(login = form.user, client = %self.address, %refusal, "A login was refused");
+                Err(refusal.into())
             }
             Reply::Refused(refusal) => Err(refusal.into()),
             other => Err(auth::unexpected(&other).into()),
@@ -147,12 +155,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
     pub async fn logout(&mut self) -> Result<Page, Fault> {
         let visitor = visit::changer(self.router, self.request)?;
         let form: LogoutForm = self.json().await?;
-        let mut logins = self.router.web.logins();
         if form.everywhere {
-            let ended = logins.end_all(visitor.who.user);
+            let ended = self.router.web.end_logins(visitor.who.user);
             tracing::info!(user = %visitor.who.user, ended, "A user logged out everywhere");
         } else {
-            logins.end(&visitor.id);
+            self.router.web.logins().end(&visitor.id);
         }
         let gone = format!("{}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict", visit::LOGIN);
         Ok(done().header("Set-Cookie", &gone))
@@ -162,15 +169,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
     pub async fn desktops(&mut self) -> Result<Page, Fault> {
         let visitor = visit::visitor(self.router, self.request)?;
         self.router.counters.http_requests.count();
-        let vms = serve::vms(self.router, &visitor.who).await?;
+        let vms = match serve::cards(self.router, &visitor.who).await {
+            // There is no such user any more, and the word of it was lost.
+            Err(Refusal::BadLogin) => {
+                self.router.web.end_logins(visitor.who.user);
+                return Err(Fault::NoLogin);
+            }
+            cards => cards?,
+        };
         let notice = open_for_users(self.router.node()).err().map(|f| f.json());
         let cards: Vec<Value> = vms.iter().map(|vm| self.card(vm)).collect();
         Ok(Page::json(Status::Ok, &json!({ "desktops": cards, "notice": notice })))
     }
 
-    fn card(&self, vm: &VmEntry) -> Value {
-        let here = self.router.table.is_held(vm.vm);
-        json!({ "id": vm.vm.0, "name": vm.name, "state": vm.state.as_str(), "blocked": vm.blocked, "held": here })
+    fn card(&self, card: &VmCard) -> Value {
+        let vm = &card.entry;
+        // This router knows of its own sessions before the store does.
+        let held = self.router.table.is_held(vm.vm) || card.session != UserState::Disconnected;
+        let block = match &card.block {
+            Some(Block::Order(note)) => json!({ "note": note }),
+            Some(Block::FailedStart) => json!({ "code": Fault::NotRunning(String::new()).code() }),
+            None => Value::Null,
+        };
+        json!({
+            "id": vm.vm.0, "name": vm.name, "state": vm.state.as_str(), "blocked": vm.blocked, "block": block,
+            "phase": card.phase, "away": card.unavailable, "held": held,
+            "failed": card.failed.as_ref().map(|reason| Fault::NotRunning(reason.clone()).json()),
+            "since": seconds(card.state_ms), "heldSince": seconds(card.session_ms.filter(|_| held)),
+        })
     }
 
     /// `/web/desktops/N/VERB`.
@@ -183,7 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         match verb {
             "ticket" => self.ticket(&visitor, vm, form.after.as_deref()),
             "start" => self.start(visitor.who, vm).await,
-            "stop" => self.stop(visitor.who, vm).await,
+            "stop" => self.stop(&visitor.who, vm).await,
+            "restart" => self.restart(visitor.who, vm).await,
             _ => Err(Fault::NoAddress),
         }
     }
@@ -211,12 +238,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         }
     }
 
-    async fn stop(&mut self, who: LoggedIn, vm: VmId) -> Result<Page, Fault> {
+    async fn stop(&mut self, who: &LoggedIn, vm: VmId) -> Result<Page, Fault> {
         match self.router.noded.call(Call::StopVm { user: who.user, vm }, STORE_LIMIT).await {
             Reply::Stopping => Ok(done()),
             Reply::Refused(refusal) => Err(refusal.into()),
             other => Err(auth::unexpected(&other).into()),
         }
+    }
+}
+
+fn seconds(ms: Option<u64>) -> Option<u64> {
+    ms.map(|ms| ms / 1000)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
+    /// Stops and starts, in one request: a page that is closed meanwhile leaves no desktop half way.
+    async fn restart(&mut self, who: LoggedIn, vm: VmId) -> Result<Page, Fault> {
+        open_for_users(self.router.node())?;
+        self.stop(&who, vm).await?;
+        let limit = self.router.config().get(&model::key::VM_STOP_TIMEOUT);
+        let (began, mut seen) = (Instant::now(), None);
+        while began.elapsed() < limit {
+            let call = Call::AwaitVm { user: who.user, vm, seen };
+            match self.router.noded.call(call, STORE_LIMIT).await {
+                Reply::Vm(now) if now.state == VmState::Stopped => return self.start(who, vm).await,
+                Reply::Vm(now) => seen = Some(now.state),
+                Reply::Refused(refusal) => return Err(refusal.into()),
+                other => return Err(auth::unexpected(&other).into()),
+            }
+        }
+        Err(Fault::State(VmState::Stopping.to_string()))
     }
 }
 

@@ -49,3 +49,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         serde_json::from_slice(&body).map_err(|_| Fault::Malformed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{conn::Conn, drain::Drain, head, router::Router};
+    use tokio::{io::AsyncWriteExt, time::Instant};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_cut_off_however_steady_the_drip() {
+        let (router, (_drain, guard)) = (Router::for_tests(), Drain::new());
+        let (mut client, server) = tokio::io::duplex(4096);
+        let mut conn = Conn::new(server);
+        let head = "POST /web/login HTTP/1.1\nContent-Type: application/json\nContent-Length: 1000\n\n";
+        let request = head::parse(head.as_bytes()).expect("a request");
+        let address = [127, 0, 0, 1].into();
+        let mut visit = Visit { router: &router, guard: &guard, conn: &mut conn, address, request: &request };
+        let drip = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                client.write_all(b" ").await.expect("taken");
+            }
+        };
+        let began = Instant::now();
+        let read: Result<serde_json::Value, _> = tokio::select! {
+            read = visit.json() => read,
+            () = drip => unreachable!("it drips for ever"),
+        };
+        assert_eq!(read, Err(Fault::Malformed));
+        assert_eq!(began.elapsed(), LIMIT);
+    }
+}

@@ -16,6 +16,10 @@ pub enum Fault {
     NoLogin,
     /// The request does not come from our page.
     Forged,
+    /// The account needs a one-time code, and none was given.
+    CodeNeeded,
+    /// The one-time code is wrong or was used.
+    BadCode,
     /// There is nothing at this address.
     NoAddress,
     /// A request that cannot be read.
@@ -99,6 +103,8 @@ impl Fault {
             Self::Forged => ("R104", Status::Forbidden),
             Self::NoAddress => ("R105", Status::NotFound),
             Self::Malformed => ("R106", Status::BadRequest),
+            Self::CodeNeeded => ("R107", Status::Unauthorized),
+            Self::BadCode => ("R108", Status::Unauthorized),
             Self::NoDesktop => ("R201", Status::NotFound),
             Self::NotYours => ("R202", Status::Forbidden),
             Self::Blocked => ("R203", Status::Forbidden),
@@ -157,6 +163,8 @@ impl From<Refusal> for Fault {
         match refusal {
             Refusal::BadLogin => Self::Login,
             Refusal::TooMany(seconds) => Self::Slow(seconds.into()),
+            Refusal::CodeNeeded => Self::CodeNeeded,
+            Refusal::BadCode => Self::BadCode,
             Refusal::NoVm => Self::NoDesktop,
             Refusal::Blocked => Self::Blocked,
             Refusal::NotYours => Self::NotYours,
@@ -187,13 +195,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_have_words_for_every_code() {
+    fn pages_have_words_for_every_code_and_administrators_the_manual() {
         let texts = include_str!("../../web/strings.en.json");
+        let manual = include_str!("../../../docs/manual/src/browser.md");
         let all = include_str!("fault.rs");
         let codes: Vec<_> = all.match_indices("(\"R").map(|(at, _)| &all[at + 2..at + 6]).collect();
         assert!(codes.len() > 30);
         for code in codes {
             assert!(texts.contains(&format!("\"{code}\"")), "no words for {code}");
+            assert!(manual.contains(&format!("| {code} |")), "the manual does not know {code}");
         }
     }
 

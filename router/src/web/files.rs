@@ -351,6 +351,24 @@ mod tests {
         assert!(part.starts_with("HTTP/1.1 206") && part.contains("Content-Range: bytes 2-4/5"), "{part}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_and_a_download_that_stand_still_are_cut_off() {
+        use crate::{conn::Conn, drain::Drain, head, router::Router};
+        let (router, (_drain, guard)) = (Router::for_tests(), Drain::new());
+        let (_client, server) = tokio::io::duplex(4096);
+        let (ours, _agents) = tokio::net::UnixStream::pair().expect("a pair");
+        let mut agent = Agent { guest: Guest::Here(ours), rest: Vec::new() };
+        let mut conn = Conn::new(server);
+        let request = head::parse(b"PUT /web/files/put HTTP/1.1\n\n").expect("a request");
+        let address = [127, 0, 0, 1].into();
+        let mut visit = Visit { router: &router, guard: &guard, conn: &mut conn, address, request: &request };
+        let began = tokio::time::Instant::now();
+        assert!(matches!(visit.pass_up(&mut agent, 10).await, Err(Fault::FileFailed(_))), "a silent client");
+        assert_eq!(began.elapsed(), SILENCE);
+        assert!(matches!(agent.read().await, Err(Fault::FileFailed(_))), "a silent agent");
+        assert_eq!(began.elapsed(), SILENCE * 2);
+    }
+
     #[test]
     fn only_an_open_range_is_a_part() {
         assert_eq!(first_byte("bytes=7-"), Some(7));

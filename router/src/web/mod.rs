@@ -7,7 +7,7 @@
 //! | `GET /web/s/HASH/…`, `/web/n/HASH/…` | own files, noVNC ([`assets`]) |
 //! | `GET /web/lang?to=es` | the language switch |
 //! | `POST /web/login`, `POST /web/logout`, `GET /web/session` | [`api`] |
-//! | `GET /web/desktops`, `POST /web/desktops/N/{start,stop,ticket}` | [`api`] |
+//! | `GET /web/desktops`, `POST /web/desktops/N/{start,stop,restart,ticket}` | [`api`] |
 //! | `GET /web/socket` | WebSocket: progress as texts, then RFB ([`desktop`]) |
 //! | `GET /web/files/{list,get,have}`, `PUT /web/files/put` | [`files`] |
 //!
@@ -33,7 +33,7 @@ pub use page::Page;
 use crate::{RouterError, answer::Status, conn::Conn, drain::Guard, head::Request, random, router::Router};
 use fault::Fault;
 use logins::{Limits, Logins};
-use model::key;
+use model::{UserId, key};
 use std::{
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -53,6 +53,11 @@ impl Web {
     pub fn new() -> Result<Self, RouterError> {
         let logins = Mutex::new(Logins::new(&random::bytes()?));
         Ok(Self { logins, throttle: Mutex::default(), desks: desktop::Desks::default() })
+    }
+
+    /// Ends all logins of a user, with their desktops; how many.
+    pub fn end_logins(&self, user: UserId) -> usize {
+        self.logins().end_all(user)
     }
 
     /// A panic elsewhere leaves the tables whole: every change is one call.

@@ -4,6 +4,7 @@
 //! the wait, up to [`LONGEST`]. It is forgotten [`MEMORY`] after its last failure. The store has its own
 //! limits; these keep a flood from reaching it.
 
+use crate::crowd::prefix;
 use std::{
     collections::HashMap,
     hash::Hash,
@@ -54,14 +55,6 @@ impl Throttle {
 /// Names differ neither by case nor, in this table, beyond 64 letters.
 fn key(name: &str) -> String {
     name.chars().take(64).flat_map(char::to_lowercase).collect()
-}
-
-/// An IPv6 customer has a whole /64.
-fn prefix(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
-        v4 => v4,
-    }
 }
 
 #[derive(Debug)]

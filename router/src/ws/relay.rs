@@ -368,6 +368,33 @@ mod tests {
         assert!(got.ends_with(&frame::close(4002, "by order")));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_answers_no_ping_is_gone_after_its_time_and_one_that_does_stays() {
+        let ((mut client, c), (mut g, _guest)) = (duplex(64 * 1024), duplex(64));
+        let (began, mut ticks) = (Instant::now(), 0);
+        let (_, end) = Socket::new(c).relay(&mut g, || ticks += 1).await;
+        assert!(matches!(end, End::Silent), "half open: {end:?}");
+        assert!(began.elapsed() > SILENCE && began.elapsed() <= SILENCE + TICK, "{:?}", began.elapsed());
+        assert_eq!(ticks, 13);
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).await.expect("to the end");
+        assert_eq!(told.windows(2).filter(|w| *w == [0x89, 0]).count(), 3, "it was asked three times");
+
+        let ((mut client, c), (mut g, _guest)) = (duplex(64 * 1024), duplex(64));
+        let pongs = async {
+            let mut every = interval(SILENCE / 2);
+            for _ in 0..20 {
+                every.tick().await;
+                client.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.expect("taken");
+            }
+        };
+        let mut socket = Socket::new(c);
+        tokio::select! {
+            (_, end) = socket.relay(&mut g, || {}) => panic!("{end:?}"),
+            () = pongs => {}
+        }
+    }
+
     #[tokio::test]
     async fn a_client_that_breaks_the_protocol_is_named() {
         let ((mut client, c), (mut g, _guest)) = (duplex(100), duplex(64));

@@ -75,6 +75,18 @@ fn a_known_user_lists_and_reconnects_without_the_store() {
 }
 
 #[test]
+fn a_vm_that_was_last_seen_blocked_stays_so_without_the_store() {
+    let world = store_away();
+    world.fake.configure(|c| c.store_online = true);
+    world.until("/qvd/list_of_vm", BOB, 200, "");
+    world.fake.state().vms.get_mut(&VmId(vm::RUNNING)).expect("there").blocked = true;
+    assert_eq!(world.get("/qvd/list_of_vm", ANN).status, 200);
+    world.fake.configure(|c| c.store_online = false);
+    world.until("/qvd/list_of_vm", "bob:wrong", 503, "The cluster's store cannot be reached");
+    assert_eq!(world.client().ask(connect(vm::RUNNING, ANN)).status, 403);
+}
+
+#[test]
 fn without_the_store_nothing_more_is_allowed_than_was_granted() {
     let world = store_away();
     assert_eq!(world.get("/qvd/list_of_vm", "ann:wrong").status, 503);

@@ -62,13 +62,25 @@ impl Page<'_> {
         self.call("Network.setExtraHTTPHeaders", headers);
     }
 
-    /// Writes a picture of the page, into `ROOST_SHOTS` when that names a folder.
+    /// Writes a picture of the page.
     pub fn shot(&self, name: &str) -> PathBuf {
-        let folder = std::env::var_os("ROOST_SHOTS")
-            .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("shots"), PathBuf::from);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let path = folder.join(format!("{name}.png"));
+        let path = shot_path(name);
         self.0.shot(&path).expect("a picture");
         path
     }
+}
+
+/// Where pictures lie: in the folder that `ROOST_SHOTS` names, else beside what is built.
+fn shot_path(name: &str) -> PathBuf {
+    let beside = || Path::new(env!("CARGO_TARGET_TMPDIR")).join("shots");
+    let folder = std::env::var_os("ROOST_SHOTS").map_or_else(beside, PathBuf::from);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder.join(format!("{name}.png"))
+}
+
+/// Writes a picture that another browser took.
+pub fn keep_shot(name: &str, png: &[u8]) -> PathBuf {
+    let path = shot_path(name);
+    std::fs::write(&path, png).expect("written");
+    path
 }

@@ -1,5 +1,6 @@
 //! A client that sees what the genuine C client sees: one TLS record is one read.
 
+use crate::world::World;
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use std::{
@@ -28,8 +29,21 @@ pub struct Answer {
 
 impl Client {
     pub fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Self {
-        let tcp = TcpStream::connect(address).expect("the router listens");
+        Self::over(TcpStream::connect(address).expect("the router listens"), address, config)
+    }
+
+    /// One that comes from another address of this machine.
+    pub fn from_address(from: [u8; 4], world: &World) -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&socket, &SocketAddr::from((from, 0))).expect("bound");
+        connect(&socket, &world.address).expect("connected");
+        Self::over(socket.into(), world.address, &world.tls)
+    }
+
+    fn over(tcp: TcpStream, address: SocketAddr, config: &Arc<ClientConfig>) -> Self {
         tcp.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        tcp.set_nodelay(true).expect("set");
         let name = ServerName::from(address.ip());
         let mut tls = ClientConnection::new(config.clone(), name).expect("client");
         let mut socket = tcp.try_clone().expect("cloned");

@@ -4,7 +4,27 @@ use crate::{
     client::{connect, get},
     world::{ANN, BOB, World, vm},
 };
-use model::{key::Config, local::ToNoded, state::HostState, sync::Counters};
+use model::{
+    UserId,
+    key::Config,
+    local::{ToNoded, ToRouter},
+    state::HostState,
+    sync::Counters,
+};
+
+#[test]
+fn a_client_of_qvd_puts_the_one_time_code_behind_the_password_and_may_say_it_on_its_next_connection() {
+    let world = World::new();
+    let needed = world.get("/qvd/list_of_vm", "eve:apple");
+    assert!(needed.status == 401 && needed.body.contains("put it behind the password"), "{needed:?}");
+    assert_eq!(world.get("/qvd/list_of_vm", "eve:apple123456").status, 200);
+    let answer = world.client().ask(connect(vm::RUNNING, "eve:apple123456"));
+    assert_eq!(answer.status, 101, "the C client connects anew: {answer:?}");
+    let wrong = world.get("/qvd/list_of_vm", "eve:apple111111");
+    assert!(wrong.status == 401 && wrong.body.contains("was used before"), "{wrong:?}");
+    world.fake.say(ToRouter::EndLogins(UserId(1)));
+    world.until("/qvd/list_of_vm", "eve:apple123456", 401, "was used before");
+}
 
 #[track_caller]
 fn check(world: &World, path: &str, login: &str, status: u16, body: &str) {

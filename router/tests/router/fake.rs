@@ -7,11 +7,11 @@ use model::{
     grant::{Grant, SignedGrant},
     local::{Open, OpenError, OpenInfo, Opened, RouterConfig, SessionKind, ToNoded, ToRouter},
     state::{UserState, VmState, Want},
-    sync::{Acquired, Call, LoggedIn, Refusal, Reply, SessionReport, VmEntry, VmNow},
+    sync::{Acquired, Block, Call, LoggedIn, Refusal, Reply, Secret, SessionReport, VmCard, VmEntry, VmNow},
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::IoSlice,
     mem::MaybeUninit,
     net::Ipv4Addr,
@@ -47,6 +47,9 @@ pub struct Vm {
     pub blocked: bool,
     pub failed: Option<String>,
     pub boot: Boot,
+    /// The administrator's note of a block.
+    pub note: Option<&'static str>,
+    pub phase: &'static str,
     pub host: HostId,
     pub address: Ipv4Addr,
 }
@@ -56,6 +59,8 @@ pub struct State {
     pub config: RouterConfig,
     pub users: HashMap<(&'static str, &'static str), UserId>,
     pub vms: HashMap<VmId, Vm>,
+    /// Eve's codes that were not used yet.
+    pub codes: HashSet<&'static str>,
     pub heard: Vec<ToNoded>,
     pub opened: Vec<Open>,
     /// Opens to be refused as busy first.
@@ -286,21 +291,19 @@ impl State {
                 if password.0 == "slow down" {
                     return Err(Refusal::TooMany(30));
                 }
+                if login == "eve" {
+                    return self.login_of_eve(&password.0).map(Reply::LoggedInByCode);
+                }
                 let known = self.users.iter().find(|((l, p), _)| *l == login && *p == password.0);
                 let user = *known.ok_or(Refusal::BadLogin)?.1;
                 Ok(Reply::LoggedIn(LoggedIn { user, login }))
             }
-            Call::List { user } => {
-                let entry = |(vm, v): (&VmId, &Vm)| VmEntry {
-                    vm: *vm,
-                    name: v.name.to_owned(),
-                    state: v.state,
-                    blocked: v.blocked,
-                };
-                let mut vms: Vec<_> = self.vms.iter().filter(|(_, v)| v.owner == user).map(entry).collect();
-                vms.sort_by_key(|v| v.vm);
-                Ok(Reply::Vms(vms))
+            Call::LoginWithCode { login, password, code, client } => {
+                let code = code.map(|code| code.0).unwrap_or_default();
+                self.answer(Call::Login { login, password: Secret(format!("{}{code}", password.0)), client })
             }
+            Call::List { user } => Ok(Reply::Vms(self.cards(user).into_iter().map(|card| card.entry).collect())),
+            Call::Cards { user } => Ok(Reply::Cards(self.cards(user))),
             Call::StopVm { user, vm } => {
                 let state = self.may(user, vm, false)?.state;
                 if matches!(state, VmState::Zombie) {
@@ -310,6 +313,42 @@ impl State {
                 Ok(Reply::Stopping)
             }
             other => Err(Refusal::Other(format!("{other:?}"))),
+        }
+    }
+
+    /// Eve has Ann's desktops, and a code for each login.
+    fn login_of_eve(&mut self, password: &str) -> Result<LoggedIn, Refusal> {
+        match password.strip_prefix("apple") {
+            None => Err(Refusal::BadLogin),
+            Some("") => Err(Refusal::CodeNeeded),
+            Some(code) if self.codes.remove(code) => Ok(LoggedIn { user: UserId(1), login: "eve".to_owned() }),
+            Some(_) => Err(Refusal::BadCode),
+        }
+    }
+
+    fn cards(&self, user: UserId) -> Vec<VmCard> {
+        let mut cards: Vec<_> =
+            self.vms.iter().filter(|(_, vm)| vm.owner == user).map(|(id, vm)| self.card(*id, vm)).collect();
+        cards.sort_by_key(|card| card.entry.vm);
+        cards
+    }
+
+    fn card(&self, id: VmId, vm: &Vm) -> VmCard {
+        let entry = VmEntry { vm: id, name: vm.name.to_owned(), state: vm.state, blocked: vm.blocked };
+        let session = self.sessions.values().find(|s| s.vm == id).map_or(UserState::Disconnected, |s| s.state);
+        let block = match (vm.blocked, &vm.failed) {
+            (false, _) => None,
+            (true, Some(_)) => Some(Block::FailedStart),
+            (true, None) => Some(Block::Order(vm.note.map(str::to_owned))),
+        };
+        VmCard {
+            state_ms: Some(190_000),
+            phase: vm.phase.to_owned(),
+            failed: vm.failed.clone(),
+            block,
+            session,
+            session_ms: Some(7_500_000),
+            ..entry.into()
         }
     }
 

@@ -3,37 +3,43 @@
 use crate::{
     cdp::{Browser, Page},
     desk::Desk,
+    fake::{State, Vm},
     world::{World, vm},
 };
-use model::{VmId, local::ToRouter};
+use model::{
+    VmId,
+    local::ToRouter,
+    state::{VmState, Want},
+};
+use serde_json::json;
 
 /// A node, a desktop and a browser.
-struct Scene {
-    world: World,
-    desk: Desk,
-    browser: Browser,
+pub struct Scene {
+    pub world: World,
+    pub desk: Desk,
+    pub browser: Browser,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (mut world, desk) = (World::new(), Desk::start());
         desk.attach(&mut world);
         Self { world, desk, browser: Browser::start() }
     }
 
-    fn address(&self, path: &str) -> String {
+    pub fn address(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.world.address.port())
     }
 }
 
 #[track_caller]
-fn no_complaints(page: &Page<'_>) {
+pub fn no_complaints(page: &Page<'_>) {
     let complaints = page.complaints();
     assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 /// Logs in and opens the first desktop.
-fn open<'a>(scene: &'a Scene, width: u32, height: u32) -> Page<'a> {
+pub fn open<'a>(scene: &'a Scene, width: u32, height: u32) -> Page<'a> {
     let page = scene.browser.page(width, height);
     page.go(&scene.address("/"));
     page.log_in("ann", "secret");
@@ -44,7 +50,7 @@ fn open<'a>(scene: &'a Scene, width: u32, height: u32) -> Page<'a> {
 }
 
 #[track_caller]
-fn shown(page: &Page<'_>) {
+pub fn shown(page: &Page<'_>) {
     page.until("document.body.dataset.open === '1'");
 }
 
@@ -80,6 +86,128 @@ fn a_user_logs_in_types_into_a_terminal_and_the_desktop_fits_the_window() {
     page.click("#b-leave");
     page.until("!document.querySelector('#cover').hidden");
     page.shot("left");
+    no_complaints(&page);
+}
+
+#[test]
+fn a_card_tells_since_when_the_step_of_a_start_and_why_it_is_blocked_or_failed() {
+    let scene = Scene::new();
+    {
+        let mut state = scene.world.fake.state();
+        let mut change = |id: u32, change: fn(&mut Vm)| change(state.vms.get_mut(&VmId(id)).expect("there"));
+        change(vm::BLOCKED, |vm| vm.note = Some("new disks, back at noon"));
+        change(vm::FAILING, |vm| (vm.blocked, vm.failed) = (true, Some("no init in the image".to_owned())));
+        change(vm::STOPPED, |vm| vm.failed = Some("killed: out of memory".to_owned()));
+        change(vm::HANGING, |vm| (vm.state, vm.phase) = (VmState::Starting, "waiting-for-agent"));
+    }
+    for (language, width, running, texts) in [
+        (
+            "en",
+            1280,
+            "Running for 3 minutes",
+            [
+                "In maintenance: an administrator has blocked this desktop.\nnew disks, back at noon",
+                "Blocked, since it could not be started. An administrator has to look at it.",
+                "It has failed the last time.\nno init in the image · Code R207",
+                "It has failed the last time.\nkilled: out of memory · Code R207",
+                "Starting for 3 minutes\n\nIt is starting up.",
+            ],
+        ),
+        (
+            "es",
+            390,
+            "En marcha desde hace 3 minutos",
+            [
+                "En mantenimiento: un administrador ha bloqueado este escritorio.\nnew disks, back at noon",
+                "Bloqueado porque no pudo arrancar. Un administrador tiene que revisarlo.",
+                "Falló la última vez.\nno init in the image · Código R207",
+                "Falló la última vez.\nkilled: out of memory · Código R207",
+                "Arrancando desde hace 3 minutos\n\nEstá arrancando.",
+            ],
+        ),
+    ] {
+        let page = scene.browser.page(width, 1400);
+        page.language(language);
+        page.go(&scene.address("/"));
+        page.log_in("ann", "secret");
+        page.until("document.querySelectorAll('.card').length > 3");
+        let shown = page.eval("document.querySelector('#cards').innerText");
+        let shown = shown.as_str().expect("text");
+        for text in texts.into_iter().chain([running]) {
+            assert!(shown.contains(text), "{text} is not in {shown}");
+        }
+        page.shot(&format!("cards-told-{language}"));
+        no_complaints(&page);
+    }
+    // A session with another router's client is told as well.
+    let page = open(&scene, 1280, 800);
+    let other = scene.browser.page(1280, 800);
+    other.go(&scene.address("/"));
+    other.log_in("ann", "secret");
+    other.until("document.querySelector('#cards')?.innerText.includes('Open in another window or client for 2 hours')");
+    no_complaints(&page);
+}
+
+#[test]
+fn an_account_with_a_one_time_code_is_asked_for_it_and_no_code_is_good_twice() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    page.log_in("eve", "apple");
+    page.until("document.querySelector('#login-fault').textContent.includes('R107')");
+    page.until("document.activeElement.id === 'code' && document.querySelector('#code').offsetHeight > 0");
+    page.shot("login-code");
+    page.type_text("111111\n");
+    page.until("document.querySelector('#login-fault').textContent.includes('R108')");
+    page.until("document.activeElement.id === 'code'");
+    page.type_text("123456\n");
+    page.until("document.querySelectorAll('.card').length > 3");
+    no_complaints(&page);
+    let other = scene.browser.page(1280, 800);
+    other.go(&scene.address("/"));
+    other.until("document.querySelector('#login')?.hidden === false");
+    other.eval("document.querySelector('#code-part').open = true; document.querySelector('#code').value = '123456'; 1");
+    other.click("#user");
+    other.type_text("eve");
+    other.click("#password");
+    other.type_text("apple\n");
+    other.until("document.querySelector('#login-fault').textContent.includes('R108')");
+    no_complaints(&other);
+}
+
+#[test]
+fn a_node_built_without_the_viewer_says_so() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    page.log_in("ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    // What the page's builder writes when there is no package; scripts run after this state.
+    let source =
+        "document.addEventListener('readystatechange', () => { document.body.dataset.viewer = ''; }, { once: true })";
+    page.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }));
+    page.go(&scene.address("/web/desktop?id=1"));
+    page.until("document.querySelector('#cover-title').textContent.includes('built without the desktop viewer')");
+    page.shot("no-viewer");
+    no_complaints(&page);
+}
+
+#[test]
+fn a_desktop_restarts_from_its_card() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    page.log_in("ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    page.eval("[...document.querySelectorAll('[data-verb=restart]')].find(b => b.getAttribute('aria-label').includes('run')).click()");
+    page.until("document.querySelector('#sure').open");
+    page.click("#sure-yes");
+    let restarted = |state: &State| {
+        let vm = &state.vms[&VmId(vm::RUNNING)];
+        (vm.state == VmState::Stopped && vm.want == Want::Run).then_some(())
+    };
+    scene.world.fake.wait("stopped, and wanted again", restarted);
+    page.until("document.querySelector('.card .badge').className.includes('stopped')");
     no_complaints(&page);
 }
 
@@ -223,57 +351,4 @@ fn an_upload_that_is_cut_off_goes_on_where_it_stopped() {
     let brought = std::fs::read(scene.desk.home.join("cut.bin")).expect("there");
     assert!(brought.chunks(4).enumerate().all(|(i, b)| b == (i as u32).to_le_bytes()) && brought.len() == 6_000_000);
     assert_eq!(*scene.desk.offsets.lock().expect("lock"), [0, 2_000_000]);
-}
-
-/// Checks a page with axe, when `ROOST_AXE` names its `axe.min.js`: the package is not fetched by a test.
-#[track_caller]
-fn accessible(page: &Page<'_>, name: &str) {
-    let Some(path) = std::env::var_os("ROOST_AXE") else { return };
-    page.eval(&format!("{}; 1", std::fs::read_to_string(path).expect("axe")));
-    let script = "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.help, v.nodes.map(n => n.html)])))";
-    assert_eq!(page.eval(script), "[]", "{name}");
-}
-
-#[test]
-fn every_page_in_light_dark_small_and_large() {
-    let scene = Scene::new();
-    for (name, width, height, scheme, language) in [
-        ("light", 1280, 800, "light", "en"),
-        ("dark", 1280, 800, "dark", "es"),
-        ("phone", 390, 844, "dark", "en"),
-        ("4k", 3840, 2160, "light", "es"),
-    ] {
-        let page = scene.browser.page(width, height);
-        page.scheme(scheme);
-        page.language(language);
-        page.go(&scene.address("/"));
-        page.until("document.querySelector('#login')?.hidden === false");
-        page.shot(&format!("{name}-login"));
-        accessible(&page, "login");
-        page.log_in("ann", "secret");
-        page.until("document.querySelectorAll('.card').length > 3");
-        page.shot(&format!("{name}-cards"));
-        accessible(&page, "cards");
-        assert_eq!(page.eval("document.documentElement.scrollWidth <= innerWidth"), true, "{name} scrolls sideways");
-        page.go(&scene.address("/web/desktop?id=7"));
-        page.until("document.querySelectorAll('#steps li').length >= 2");
-        page.shot(&format!("{name}-starting"));
-        accessible(&page, "starting");
-        page.go(&scene.address("/web/desktop?id=1"));
-        shown(&page);
-        page.click("#handle");
-        page.until("!document.querySelector('#tools').hidden");
-        page.shot(&format!("{name}-desktop"));
-        accessible(&page, "desktop");
-        page.click("#b-files");
-        page.until("document.querySelectorAll('#entries li').length > 0");
-        page.shot(&format!("{name}-files"));
-        accessible(&page, "files");
-        page.click("#files-close");
-        page.click("#handle");
-        page.click("#b-settings");
-        page.shot(&format!("{name}-settings"));
-        accessible(&page, "settings");
-        no_complaints(&page);
-    }
 }

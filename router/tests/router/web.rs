@@ -1,11 +1,11 @@
 //! Pages, logins and WebSockets as hostile clients see them.
 
 use crate::{
-    client::{Answer, Client},
+    visitor::{Socket, log_in, login_request, masked, origin, post},
     world::{Setup, World, vm},
 };
 use model::{
-    VmId,
+    UserId, VmId,
     local::{SessionKind, ToRouter},
     state::VmState,
 };
@@ -14,149 +14,6 @@ use std::{
     io::{Read, Write},
     time::{Duration, Instant},
 };
-
-/// A browser without a page: cookie and token of one login.
-pub struct Visitor {
-    pub cookie: String,
-    pub token: String,
-}
-
-fn origin(world: &World) -> String {
-    format!("Host: {0}\r\nOrigin: https://{0}\r\n", world.address)
-}
-
-fn post(world: &World, path: &str, headers: &str, body: &str) -> String {
-    let (origin, length) = (origin(world), body.len());
-    format!(
-        "POST {path} HTTP/1.1\r\n{origin}{headers}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-}
-
-fn login_request(world: &World, user: &str, password: &str) -> String {
-    post(world, "/web/login", "", &format!("{{\"user\":\"{user}\",\"password\":\"{password}\"}}"))
-}
-
-pub fn log_in(world: &World, user: &str, password: &str) -> Visitor {
-    let answer = world.client().ask(login_request(world, user, password));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let set = answer.head.lines().find_map(|l| l.strip_prefix("Set-Cookie: ")).expect("a cookie");
-    for attribute in ["__Host-roost=", "; Path=/", "; Secure", "; HttpOnly", "; SameSite=Strict"] {
-        assert!(set.contains(attribute), "{set}");
-    }
-    let about: Value = serde_json::from_str(&answer.body).expect("JSON");
-    let cookie = set.split(';').next().expect("a value").to_owned();
-    Visitor { cookie, token: about["token"].as_str().expect("a token").to_owned() }
-}
-
-impl Visitor {
-    fn headers(&self) -> String {
-        format!("Cookie: {}\r\nX-Roost-Token: {}\r\n", self.cookie, self.token)
-    }
-
-    fn get(&self, world: &World, path: &str) -> Answer {
-        world.client().ask(format!("GET {path} HTTP/1.1\r\nHost: x\r\nCookie: {}\r\n\r\n", self.cookie))
-    }
-
-    fn post(&self, world: &World, path: &str) -> Answer {
-        world.client().ask(post(world, path, &self.headers(), "{}"))
-    }
-
-    fn ticket(&self, world: &World, vm: u32) -> String {
-        let answer = self.post(world, &format!("/web/desktops/{vm}/ticket"));
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let body: Value = serde_json::from_str(&answer.body).expect("JSON");
-        body["ticket"].as_str().expect("a ticket").to_owned()
-    }
-
-    fn upgrade(&self, world: &World, ticket: &str) -> String {
-        let (origin, cookie) = (origin(world), &self.cookie);
-        format!(
-            "GET /web/socket?ticket={ticket}&w=800&h=600&layout=es HTTP/1.1\r\n{origin}Cookie: {cookie}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-    }
-
-    /// A WebSocket that has just been answered.
-    fn socket(&self, world: &World, vm: u32) -> Socket {
-        let mut client = world.client();
-        let answer = client.ask(self.upgrade(world, &self.ticket(world, vm)));
-        assert_eq!(answer.status, 101, "{answer:?}");
-        Socket { client, bytes: Vec::new() }
-    }
-
-    /// One whose desktop is open, and the guest's end.
-    fn desktop(&self, world: &World, vm: u32) -> (Socket, std::os::unix::net::UnixStream) {
-        let mut socket = self.socket(world, vm);
-        socket.until_open();
-        (socket, world.fake.guest())
-    }
-}
-
-/// A client's end of a WebSocket.
-struct Socket {
-    client: Client,
-    bytes: Vec<u8>,
-}
-
-impl Socket {
-    /// The next frame's opcode and payload; none at the end.
-    fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        loop {
-            if let Some((used, frame)) = parse(&self.bytes) {
-                self.bytes.drain(..used);
-                return Some(frame);
-            }
-            self.bytes.extend(self.client.record()?);
-        }
-    }
-
-    fn until_open(&mut self) -> String {
-        loop {
-            let (opcode, payload) = self.frame().expect("open");
-            let text = String::from_utf8_lossy(&payload);
-            assert_eq!(opcode, 1, "{text}");
-            if text.contains("\"open\":true") {
-                let open: Value = serde_json::from_str(&text).expect("JSON");
-                return open["session"].as_str().expect("a session").to_owned();
-            }
-            assert!(text.contains("step"), "{text}");
-        }
-    }
-
-    /// The code of the close frame.
-    fn close_code(&mut self) -> u16 {
-        loop {
-            match self.frame().expect("a close frame") {
-                (8, payload) => return u16::from_be_bytes([payload[0], payload[1]]),
-                _ => continue,
-            }
-        }
-    }
-
-    fn send(&mut self, opcode: u8, payload: &[u8]) {
-        self.client.send(masked(0x80 | opcode, payload));
-    }
-}
-
-fn parse(bytes: &[u8]) -> Option<(usize, (u8, Vec<u8>))> {
-    let [first, second, rest @ ..] = bytes else { return None };
-    let (length, at) = match second {
-        126 => (usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?])), 4),
-        short => (usize::from(*short), 2),
-    };
-    Some((at + length, (first & 15, bytes.get(at..at + length)?.to_vec())))
-}
-
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [1, 2, 3, 4];
-    let length = (payload.len() as u16).to_be_bytes();
-    let mut frame = match payload.len() {
-        0..126 => vec![first, 0x80 | payload.len() as u8],
-        _ => vec![first, 0xfe, length[0], length[1]],
-    };
-    frame.extend(mask);
-    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
-    frame
-}
 
 #[test]
 fn a_desktop_in_a_browser_carries_bytes_both_ways() {
@@ -338,11 +195,24 @@ fn logging_out_everywhere_ends_every_login_of_the_user_and_no_other() {
 }
 
 #[test]
+fn the_logins_of_a_user_who_was_deleted_end_within_a_second_with_their_desktops() {
+    let world = World::new();
+    let (ann, bob) = (log_in(&world, "ann", "secret"), log_in(&world, "bob", "hunter2"));
+    let (mut socket, _guest) = ann.desktop(&world, vm::RUNNING);
+    let began = Instant::now();
+    world.fake.say(ToRouter::EndLogins(UserId(1)));
+    assert_eq!(socket.close_code(), 4003);
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!(ann.get(&world, "/web/session").status, 401);
+    assert_eq!(bob.get(&world, "/web/session").status, 200);
+}
+
+#[test]
 fn an_idle_login_ends_and_refreshing_a_page_is_no_use() {
     let config = vec![("l7r.web.idle", "1")];
     let world = World::with(&crate::world::Ca::new(), Setup { config, ..Setup::default() });
-    let ann = log_in(&world, "ann", "secret");
     let began = Instant::now();
+    let ann = log_in(&world, "ann", "secret");
     while ann.get(&world, "/web/desktops?poll").status == 200 {
         assert!(began.elapsed() < Duration::from_secs(10), "it never ends");
     }
@@ -376,6 +246,38 @@ fn frames_that_break_the_protocol_end_only_their_own_connection() {
     healthy.send(2, b"unharmed");
     healthy_guest.read_exact(&mut heard[..8]).expect("heard");
     assert_eq!(&heard[..8], b"unharmed");
+}
+
+#[test]
+fn a_message_in_endless_fragments_is_passed_on_as_it_comes() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let (mut socket, mut guest) = ann.desktop(&world, vm::RUNNING);
+    socket.client.send(masked(0x02, b"begun"));
+    for _ in 0..200 {
+        // Empty fragments, of which one write holds a thousand, and a byte.
+        socket.client.send([masked(0x00, b"").repeat(1000), masked(0x00, b".")].concat());
+    }
+    socket.client.send(masked(0x80, b"ended"));
+    let mut heard = [0; 210];
+    guest.read_exact(&mut heard).expect("heard");
+    assert!(heard.starts_with(b"begun..") && heard.ends_with(b"..ended"));
+    let mut ahead = world.client();
+    let upgrade = ann.upgrade(&world, &ann.ticket(&world, vm::RUNNING));
+    ahead.send([upgrade.as_bytes(), &masked(0x82, b"ahead")].concat());
+    assert_eq!(ahead.answer().status, 101);
+    let mut ahead = Socket::over(ahead);
+    assert_eq!(ahead.close_code(), 1002, "no browser speaks before it has the answer");
+}
+
+#[test]
+fn a_transfer_beyond_the_agents_limit_is_told_to_wait() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let (_socket, _guest) = ann.desktop(&world, vm::RUNNING);
+    world.fake.state().busy = 1;
+    let busy = ann.get(&world, "/web/files/list?id=1&folder=");
+    assert!(busy.status == 429 && busy.body.contains("R406"), "{busy:?}");
 }
 
 #[test]
@@ -423,6 +325,19 @@ fn a_desktop_is_started_and_stopped_from_its_card() {
     assert_eq!(ann.post(&world, "/web/desktops/99/start").status, 404);
     assert_eq!(ann.post(&world, "/web/desktops/x/start").status, 404);
     assert_eq!(ann.post(&world, "/web/desktops/6/stop").status, 409);
+}
+
+#[test]
+fn a_restart_is_one_request_that_waits_for_the_stop() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    assert_eq!(ann.post(&world, "/web/desktops/1/restart").status, 204);
+    let state = world.fake.state();
+    let vm = &state.vms[&VmId(vm::RUNNING)];
+    assert_eq!((vm.state, vm.want), (VmState::Stopped, model::state::Want::Run), "it was stopped, and is to run again");
+    drop(state);
+    assert_eq!(ann.post(&world, "/web/desktops/4/restart").status, 403);
+    assert_eq!(ann.post(&world, "/web/desktops/6/restart").status, 409);
 }
 
 #[test]

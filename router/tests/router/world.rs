@@ -17,6 +17,8 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::ring
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -81,6 +83,8 @@ pub struct World {
     pub drain: Duration,
     stop: Option<oneshot::Sender<()>>,
     router: Option<JoinHandle<()>>,
+    child: Option<Child>,
+    log: PathBuf,
     _dir: tempfile::TempDir,
 }
 
@@ -91,12 +95,15 @@ pub struct Setup {
     pub peer_port: u16,
     pub drain: Duration,
     pub config: Vec<(&'static str, &'static str)>,
+    /// The router is a program of its own, not a part of the test.
+    pub program: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let peer_listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { host: HostId(1), peer_listen, peer_port: 1, drain: Duration::from_secs(1), config: Vec::new() }
+        let (drain, config) = (Duration::from_secs(1), Vec::new());
+        Self { host: HostId(1), peer_listen, peer_port: 1, drain, config, program: false }
     }
 }
 
@@ -110,22 +117,17 @@ impl World {
         let dir = tempfile::tempdir().expect("dir");
         let drain = setup.drain;
         let fake = Fake::start(dir.path(), runtime.handle(), state(ca, &setup));
-        let options = Options {
-            noded: fake.router_socket(),
-            session_socket: fake.session_socket(),
-            peer_listen: setup.peer_listen,
-            peer_port: setup.peer_port,
-            drain,
-            max_connections: 100,
+        let log = dir.path().join("log");
+        let (stop, router, child) = match setup.program {
+            true => (None, None, Some(program(&fake, &setup, &log))),
+            false => {
+                let (stop, router) = inside(&runtime, &fake, &setup);
+                (Some(stop), Some(router), None)
+            }
         };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let router = runtime.spawn(async move {
-            let stop = async { drop(stopped.await) };
-            router::run(options, stop).await.expect("runs");
-        });
         let address = listening(&fake);
         let tls = ca.client(&rustls::version::TLS13, &[b"h2", b"http/1.1"]);
-        Self { runtime, fake, address, tls, drain, stop: Some(stop), router: Some(router), _dir: dir }
+        Self { runtime, fake, address, tls, drain, stop, router, child, log, _dir: dir }
     }
 
     pub fn client(&self) -> Client {
@@ -157,6 +159,79 @@ impl World {
     }
 }
 
+/// The router as a part of the test.
+fn inside(runtime: &Runtime, fake: &Fake, setup: &Setup) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let options = Options {
+        noded: fake.router_socket(),
+        session_socket: fake.session_socket(),
+        peer_listen: setup.peer_listen,
+        peer_port: setup.peer_port,
+        drain: setup.drain,
+        max_connections: 100,
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let router = runtime.spawn(async move {
+        let stop = async { drop(stopped.await) };
+        router::run(options, stop).await.expect("runs");
+    });
+    (stop, router)
+}
+
+/// The router as a program.
+fn program(fake: &Fake, setup: &Setup, log: &Path) -> Child {
+    let log = std::fs::File::create(log).expect("a log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_router"));
+    command.arg("--noded").arg(fake.router_socket()).arg("--session-socket").arg(fake.session_socket());
+    command.arg("--peer-listen").arg(setup.peer_listen.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the router starts")
+}
+
+/// What is seen of a router that is a program.
+impl World {
+    fn proc(&self, file: &str) -> PathBuf {
+        let child = self.child.as_ref().expect("the router is a program");
+        PathBuf::from(format!("/proc/{}/{file}", child.id()))
+    }
+
+    /// Its resident memory.
+    pub fn rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).expect("it lives");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a size");
+        line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).expect("it lives").count()
+    }
+
+    /// Waits until it has given back what clients cost.
+    #[track_caller]
+    pub fn until_quiet(&self, descriptors: usize) {
+        let began = std::time::Instant::now();
+        while self.descriptors() > descriptors {
+            assert!(began.elapsed() < Duration::from_secs(20), "still {} descriptors", self.descriptors());
+            std::thread::yield_now();
+        }
+    }
+
+    /// No connection ended by a fault in the program.
+    #[track_caller]
+    pub fn no_fault(&self) {
+        let log = std::fs::read_to_string(&self.log).expect("a log");
+        assert!(!log.contains("fault in the program"), "{log}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _gone = child.kill();
+            let _gone = child.wait();
+        }
+    }
+}
+
 /// Where the router listens, as it reports.
 pub fn listening(fake: &Fake) -> SocketAddr {
     fake.wait("listening", |state| {
@@ -185,6 +260,7 @@ fn state(ca: &Ca, setup: &Setup) -> State {
         config,
         users: [(("ann", "secret"), UserId(1)), (("bob", "hunter2"), UserId(2))].into(),
         vms: vms(setup.host),
+        codes: ["123456", "654321"].into(),
         heard: Vec::new(),
         opened: Vec::new(),
         busy: 0,
@@ -203,6 +279,8 @@ fn vms(host: HostId) -> HashMap<VmId, Vm> {
         blocked: false,
         failed: None,
         boot: Boot::Works,
+        note: None,
+        phase: "",
         host,
         address: Ipv4Addr::LOCALHOST,
     };

@@ -172,6 +172,8 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> 
             let text = format!("The body cannot be read: {}", rejection.body_text());
             failure(rejection.status(), text)
         })?;
+        // No body at all is the JSON null: what some requests may leave out.
+        let bytes = if bytes.is_empty() { axum::body::Bytes::from_static(b"null") } else { bytes };
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             Failure(Error::Invalid(format!("The body is not the JSON that this needs: {error}"))).into_response()
         })

@@ -19,7 +19,7 @@ macro_rules! schemas {
 
 schemas! {
     ErrorBody Cluster Added Done Failed Keys ConfigEntry Ssl HostRow NewHost HostCounters OsfRow NewOsf NewUpload Upload
-    NewDi Import ImportState DiRow Tag UserRow NewUser VmRow NewVm EditVm VmCounters PropertyRow NewToken TokenKind Token
+    NewDi Import ImportState DiRow Tag UserRow NewUser Login Totp VmRow NewVm EditVm BlockVm VmCounters PropertyRow NewToken TokenKind Token
     EventRow
 }
 

@@ -17,13 +17,16 @@ use axum::{
 };
 use http::StatusCode;
 use model::{
-    VmId,
-    api::{Added, Done, EditVm, NewVm, VmCounters, VmRow},
+    HostId, VmId,
+    api::{Added, BlockVm, Done, EditVm, NewVm, VmCounters, VmRow},
     filter::Object,
     state::{UserState, VmState, Want},
     sync::ToNode,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What one reads whose session ends by a block.
+const IN_MAINTENANCE: &str = "This desktop is in maintenance now";
 
 pub(super) fn router() -> Router<Arc<Store>> {
     Router::new()
@@ -82,11 +85,18 @@ async fn edit(
     params: Params,
     Body(edit): Body<EditVm>,
 ) -> Answer<Json<Done>> {
-    each(&store, params, actor, "vm.edit", move |tx, life| {
+    let cut = Cut::default();
+    let found = cut.clone();
+    let done = each(&store, params, actor, "vm.edit", move |tx, life| {
         tx.vm_edit(life.id, &edit)?;
+        if edit.blocked == Some(true) {
+            found.note(&life);
+        }
         Ok(One::Done)
     })
-    .await
+    .await?;
+    cut.carry_out(&store, IN_MAINTENANCE);
+    Ok(done)
 }
 
 async fn del(State(store): Shared, Extension(actor): Extension<Actor>, params: Params) -> Answer<Json<Done>> {
@@ -123,17 +133,30 @@ async fn stop(State(store): Shared, Extension(actor): Extension<Actor>, params: 
     .await
 }
 
-async fn block(State(store): Shared, Extension(actor): Extension<Actor>, params: Params) -> Answer<Json<Done>> {
-    each(&store, params, actor, "vm.block", |tx, life| {
-        tx.vm_block(life.id, true)?;
+/// Blocks, and ends the sessions there are: who is in maintenance is not in use.
+async fn block(
+    State(store): Shared,
+    Extension(actor): Extension<Actor>,
+    params: Params,
+    Body(body): Body<Option<BlockVm>>,
+) -> Answer<Json<Done>> {
+    let note = body.and_then(|body| body.note);
+    let reason = note.as_ref().map_or(IN_MAINTENANCE.to_owned(), |note| format!("{IN_MAINTENANCE}: {note}"));
+    let cut = Cut::default();
+    let found = cut.clone();
+    let done = each(&store, params, actor, "vm.block", move |tx, life| {
+        tx.vm_block(life.id, note.as_deref())?;
+        found.note(&life);
         Ok(One::Done)
     })
-    .await
+    .await?;
+    cut.carry_out(&store, &reason);
+    Ok(done)
 }
 
 async fn unblock(State(store): Shared, Extension(actor): Extension<Actor>, params: Params) -> Answer<Json<Done>> {
     each(&store, params, actor, "vm.unblock", |tx, life| {
-        tx.vm_block(life.id, false)?;
+        tx.vm_unblock(life.id)?;
         Ok(One::Done)
     })
     .await
@@ -153,19 +176,39 @@ async fn disconnect_user(
     Extension(actor): Extension<Actor>,
     params: Params,
 ) -> Answer<Json<Done>> {
-    let sessions = Arc::new(Mutex::new(Vec::new()));
-    let found = sessions.clone();
+    let cut = Cut::default();
+    let found = cut.clone();
     let done = each(&store, params, actor, "vm.disconnect_user", move |_, life| {
-        let Some(router) = life.session_host.filter(|_| life.user_state != UserState::Disconnected) else {
-            return Ok(One::Nothing);
-        };
-        found.lock().unwrap_or_else(PoisonError::into_inner).push((router, life.id, life.session));
-        Ok(One::Done)
+        Ok(if found.note(&life) { One::Done } else { One::Nothing })
     })
     .await?;
-    for (router, vm, session) in sessions.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        let reason = "An administrator has ended the session".to_owned();
-        store.hub.send(router, ToNode::AbortSession { vm, session, reason });
-    }
+    cut.carry_out(&store, "An administrator has ended the session");
     Ok(done)
+}
+
+/// Sessions to cut once the transaction that decides it is over.
+#[derive(Clone, Default)]
+struct Cut(Arc<Mutex<Vec<Holding>>>);
+
+/// The router that has a session, the VM, and the session.
+type Holding = (HostId, VmId, Option<u64>);
+
+impl Cut {
+    /// Takes note of a VM's session; false when there is none.
+    fn note(&self, life: &Life) -> bool {
+        let router = life.session_host.filter(|_| life.user_state != UserState::Disconnected);
+        let Some(router) = router else { return false };
+        self.lock().push((router, life.id, life.session));
+        true
+    }
+
+    fn carry_out(&self, store: &Store, reason: &str) {
+        for (router, vm, session) in self.lock().drain(..) {
+            store.hub.send(router, ToNode::AbortSession { vm, session, reason: reason.to_owned() });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Holding>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

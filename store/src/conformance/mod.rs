@@ -29,6 +29,8 @@ macro_rules! promises {
     };
 }
 
+mod people;
+
 promises! {
     async fn an_error_undoes_the_whole_transaction(w) {
         let failed = w.db.write(|tx| {
@@ -37,16 +39,6 @@ promises! {
         });
         failed.await.expect_err("refused");
         assert_eq!(w.tx(|tx| tx.users(&Filter::default())).await, []);
-    }
-
-    async fn logins_are_one_whatever_their_case_unless_the_cluster_tells_them_apart(w) {
-        w.tx(|tx| tx.user_add("  Ann ", None)).await;
-        assert_eq!(w.refused(|tx| tx.user_add("ANN", None)).await, "There is a user ann already");
-        w.tx(|tx| tx.config_set("model.user.login.case-sensitive", "1")).await;
-        w.tx(|tx| tx.user_add("Ann", None)).await;
-        for bad in ["", "a b", "a:b", "-x"] {
-            assert!(w.refused(move |tx| tx.user_add(bad, None)).await.contains("is not a login"), "{bad}");
-        }
     }
 
     async fn addresses_go_up_from_the_start_and_are_given_once(w) {
@@ -220,7 +212,7 @@ promises! {
         assert_eq!(row.failed.as_deref(), Some("no init in the image"));
         assert_eq!(w.start(vm).await, Err(Refusal::Blocked));
         assert!(matches!(w.acquire(user, vm, 1, node).await, Acquire::Refused(Refusal::Blocked)));
-        w.tx(move |tx| tx.vm_block(vm, false)).await;
+        w.tx(move |tx| tx.vm_unblock(vm)).await;
         w.report(node, vm, VmState::Stopped, Some("no init in the image")).await;
         assert!(!w.life(vm).await.blocked, "what was known already blocks nothing again");
         w.start(vm).await.expect("starts");
@@ -275,7 +267,7 @@ promises! {
         let vm = w.vm("a").await;
         let node = w.node("n").await;
         let eve = w.tx(|tx| tx.user_add("eve", None)).await;
-        w.tx(move |tx| tx.vm_block(vm, true)).await;
+        w.tx(move |tx| tx.vm_block(vm, None)).await;
         let before = w.desired(node).await;
         assert!(matches!(w.acquire(eve, VmId(99), 1, node).await, Acquire::Refused(Refusal::NoVm)));
         assert!(matches!(w.acquire(eve, vm, 1, node).await, Acquire::Refused(Refusal::NotYours)), "not even that it is blocked");

@@ -1,13 +1,16 @@
 //! Sessions of users with VMs, and what a router asks for them.
 
-use super::{Dice, Life, Tx, Verdict, signed};
+use super::{Dice, Life, Tx, Verdict, Word, signed, unsigned, vms::UNAVAILABLE};
 use crate::error::{Error, Result};
 use model::{
     HostId, UserId, VmId,
     state::{UserState, VmState},
-    sync::{Refusal, SessionReport, VmEntry, VmNow},
+    sync::{Block, Refusal, SessionReport, VmCard, VmEntry, VmNow},
 };
 use std::net::Ipv4Addr;
+
+/// Characters of a failure that a card shows.
+const CARD_MAX: usize = 200;
 
 /// Who wants which VM for which session.
 #[derive(Clone, Debug)]
@@ -64,12 +67,31 @@ impl Tx<'_> {
     pub fn vms_of(&self, user: UserId) -> Result<Vec<VmEntry>> {
         let sql = "SELECT v.id, v.name, r.state, r.blocked FROM vms v JOIN vm_runtimes r ON r.vm_id = v.id
                    WHERE v.user_id = ? ORDER BY v.id";
-        self.all("list a user's VMs", sql, [user.0], |row| {
-            Ok(VmEntry {
-                vm: VmId(row.get(0)?),
-                name: row.get(1)?,
-                state: row.get::<_, super::Word<VmState>>(2)?.0,
-                blocked: row.get(3)?,
+        self.all("list a user's VMs", sql, [user.0], entry)
+    }
+
+    /// The VMs of a user, by id, with all that a page tells of them.
+    pub fn cards_of(&self, user: UserId) -> Result<Vec<VmCard>> {
+        let sql = format!(
+            "SELECT v.id, v.name, r.state, r.blocked, r.since_ms, r.phase, r.failed, r.blocked_reason, r.block_note,
+                    {UNAVAILABLE}, r.user_state, r.user_since_ms
+             FROM vms v JOIN vm_runtimes r ON r.vm_id = v.id JOIN leases l ON l.vm_id = v.id
+             LEFT JOIN host_runtimes hr ON hr.host_id = l.host_id WHERE v.user_id = ? ORDER BY v.id"
+        );
+        let age = |since: Option<i64>| since.map(|since| self.now_ms.saturating_sub(unsigned(since)));
+        self.all("list a user's cards", &sql, [user.0], |row| {
+            let entry = entry(row)?;
+            let (reason, note): (Option<String>, Option<String>) = (row.get(7)?, row.get(8)?);
+            let block = if reason.is_some() { Block::FailedStart } else { Block::Order(note) };
+            Ok(VmCard {
+                block: entry.blocked.then_some(block),
+                entry,
+                state_ms: age(Some(row.get(4)?)),
+                phase: row.get(5)?,
+                failed: row.get::<_, Option<String>>(6)?.map(|text| for_a_card(&text)),
+                unavailable: row.get(9)?,
+                session: row.get::<_, Word<UserState>>(10)?.0,
+                session_ms: age(row.get(11)?),
             })
         })
     }
@@ -110,8 +132,8 @@ impl Tx<'_> {
             Ok(host) => host,
             Err(refusal) => return Ok(Acquire::Refused(refusal)),
         };
-        let sql = "UPDATE vm_runtimes SET user_state = 'connecting', session = ?, session_host = ?, session_user = ?, client = ? WHERE vm_id = ?";
-        self.exec("hold a VM", sql, (signed(wish.session), wish.router.0, wish.user.0, &wish.client, wish.vm.0))?;
+        let (session, user) = (Some((wish.session, wish.router)), Some(wish.user));
+        self.note_session(wish.vm, UserState::Connecting, session, user, Some(&wish.client))?;
         self.placed(wish, host).map(|placed| Acquire::Held(Box::new(placed)))
     }
 
@@ -119,7 +141,7 @@ impl Tx<'_> {
         let life = self.life(wish.vm)?.ok_or_else(|| Error::none("virtual machine", wish.vm))?;
         let sql = "SELECT u.login, h.address FROM users u, hosts h WHERE u.id = ? AND h.id = ?";
         let found = self.one("read a user and a host", sql, (wish.user.0, host.0), |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, super::Word<Ipv4Addr>>(1)?.0))
+            Ok((row.get::<_, String>(0)?, row.get::<_, Word<Ipv4Addr>>(1)?.0))
         })?;
         let (login, address) = found.ok_or_else(|| Error::none("host", host))?;
         let mut params = self.merged_properties(wish.vm)?;
@@ -139,16 +161,34 @@ impl Tx<'_> {
         if !ours && !free {
             return Ok(());
         }
-        let sql = "UPDATE vm_runtimes SET user_state = ?, session = ?, session_host = ?, session_user = ?, client = ? WHERE vm_id = ?";
-        let (state, session) = (report.state.as_str(), signed(report.session));
-        self.exec("note a session", sql, (state, session, router.0, life.user.0, &report.client, report.vm.0))?;
-        Ok(())
+        self.note_session(
+            report.vm,
+            report.state,
+            Some((report.session, router)),
+            Some(life.user),
+            Some(&report.client),
+        )
     }
 
     /// Forgets the VM's session.
     pub fn end_session(&self, vm: VmId) -> Result<()> {
-        let sql = "UPDATE vm_runtimes SET user_state = 'disconnected', session = NULL, session_host = NULL, session_user = NULL, client = NULL WHERE vm_id = ?";
-        self.exec("end a session", sql, [vm.0])?;
+        self.note_session(vm, UserState::Disconnected, None, None, None)
+    }
+
+    /// A state that is told again keeps the time at which it came about.
+    fn note_session(
+        &self,
+        vm: VmId,
+        state: UserState,
+        session: Option<(u64, HostId)>,
+        user: Option<UserId>,
+        client: Option<&str>,
+    ) -> Result<()> {
+        let sql = "UPDATE vm_runtimes SET user_since_ms = CASE WHEN user_state = ?1 THEN user_since_ms ELSE ?2 END,
+                       user_state = ?1, session = ?3, session_host = ?4, session_user = ?5, client = ?6 WHERE vm_id = ?7";
+        let (id, router) = (session.map(|(id, _)| signed(id)), session.map(|(_, router)| router.0));
+        let now = signed(self.now_ms);
+        self.exec("note a session", sql, (state.as_str(), now, id, router, user.map(|u| u.0), client, vm.0))?;
         Ok(())
     }
 
@@ -162,7 +202,7 @@ impl Tx<'_> {
     pub fn sessions_complete(&self, router: HostId, sessions: &[u64]) -> Result<()> {
         let sql = "SELECT vm_id, session FROM vm_runtimes WHERE session_host = ?";
         let believed = self.all("list a router's sessions", sql, [router.0], |row| {
-            Ok((VmId(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(super::unsigned)))
+            Ok((VmId(row.get(0)?), row.get::<_, Option<i64>>(1)?.map(unsigned)))
         })?;
         for (vm, session) in believed {
             if session.is_none_or(|session| !sessions.contains(&session)) {
@@ -171,4 +211,15 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// The first four columns of a list of VMs.
+fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<VmEntry> {
+    let state = row.get::<_, Word<VmState>>(2)?.0;
+    Ok(VmEntry { vm: VmId(row.get(0)?), name: row.get(1)?, state, blocked: row.get(3)? })
+}
+
+/// The beginning of what was recorded: the rest is for administrators.
+fn for_a_card(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(CARD_MAX).collect()
 }

@@ -15,7 +15,8 @@ const APPLICATION_ID: i32 = 0x726f_6f73;
 /// How long another process may hold the database.
 const BUSY: Duration = Duration::from_secs(5);
 /// Every schema so far; the version (`PRAGMA user_version`) is how many of them were applied.
-const MIGRATIONS: &[&str] = &[include_str!("schema_001.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema_001.sql"), include_str!("schema_002.sql"), include_str!("schema_003.sql")];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -134,4 +135,28 @@ fn is_empty(conn: &Connection) -> Result<bool> {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(Error::db("read the schema"))?;
     Ok(tables == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_each_earlier_version_is_brought_up_to_date_with_its_rows() {
+        for version in 1..MIGRATIONS.len() {
+            let dir = tempfile::tempdir().expect("a folder");
+            let path = dir.path().join("store.db");
+            let old = Connection::open(&path).expect("opens");
+            old.execute_batch(&MIGRATIONS[..version].concat()).expect("an old schema");
+            old.execute("INSERT INTO users (login) VALUES ('ann')", []).expect("a row");
+            old.pragma_update(None, "application_id", APPLICATION_ID).expect("marked");
+            old.pragma_update(None, "user_version", version as i32).expect("marked");
+            drop(old);
+            let conn = self::open(&path, false).expect("migrates");
+            let found: (String, i64) = conn
+                .query_row("SELECT login, totp_step FROM users", [], |row| Ok((row.get(0)?, row.get(1)?)))
+                .expect("there");
+            assert_eq!(found, ("ann".to_owned(), 0), "from version {version}");
+        }
+    }
 }

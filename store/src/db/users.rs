@@ -1,6 +1,6 @@
 //! People.
 
-use super::{Tx, filter::clause};
+use super::{Tx, filter::clause, signed, unsigned};
 use crate::error::{Error, Result};
 use model::{
     UserId,
@@ -19,6 +19,8 @@ pub struct Account {
     pub login: String,
     /// PHC string of the password; none: no login by password.
     pub password: Option<String>,
+    /// Sealed secret of its one-time codes, and the step of the last one used; none: no code is asked for.
+    pub totp: Option<(String, u64)>,
 }
 
 impl Tx<'_> {
@@ -49,18 +51,38 @@ impl Tx<'_> {
 
     /// The user of a normal login.
     pub fn account(&self, login: &str) -> Result<Option<Account>> {
-        let sql = "SELECT id, login, password FROM users WHERE login = ?";
+        let sql = "SELECT id, login, password, totp, totp_step FROM users WHERE login = ?";
         self.one("read a user", sql, [login], |row| {
-            Ok(Account { id: UserId(row.get(0)?), login: row.get(1)?, password: row.get(2)? })
+            let (sealed, step) = (row.get::<_, Option<String>>(3)?, unsigned(row.get(4)?));
+            let (id, login, password) = (UserId(row.get(0)?), row.get(1)?, row.get(2)?);
+            Ok(Account { id, login, password, totp: sealed.map(|sealed| (sealed, step)) })
         })
+    }
+
+    /// Sets the sealed secret of a user's one-time codes, or takes it away.
+    pub fn totp_set(&self, user: UserId, sealed: Option<&str>) -> Result<()> {
+        let sql = "UPDATE users SET totp = ?, totp_step = 0 WHERE id = ?";
+        self.exec("set a user's one-time codes", sql, (sealed, user.0))?;
+        Ok(())
+    }
+
+    /// Uses up a code and all before it; false when it was used already, as by a login of the same moment.
+    pub fn totp_use(&self, user: UserId, step: u64) -> Result<bool> {
+        let sql = "UPDATE users SET totp_step = ?1 WHERE id = ?2 AND totp_step < ?1";
+        Ok(self.exec("use up a one-time code", sql, (signed(step), user.0))? == 1)
+    }
+
+    /// Whether there is such a user.
+    pub fn user_exists(&self, id: UserId) -> Result<bool> {
+        Ok(self.count("look for a user", "SELECT count(*) FROM users WHERE id = ?", [id.0])? > 0)
     }
 
     /// Users that match.
     pub fn users(&self, filter: &Filter) -> Result<Vec<UserRow>> {
         let clause = clause(Object::User, filter);
-        let sql = format!("SELECT u.id, u.login FROM users u WHERE {} ORDER BY u.id", clause.sql);
+        let sql = format!("SELECT u.id, u.login, u.totp IS NOT NULL FROM users u WHERE {} ORDER BY u.id", clause.sql);
         self.all("list users", &sql, params_from_iter(clause.params), |row| {
-            Ok(UserRow { id: UserId(row.get(0)?), login: row.get(1)? })
+            Ok(UserRow { id: UserId(row.get(0)?), login: row.get(1)?, totp: row.get(2)? })
         })
     }
 

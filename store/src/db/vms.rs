@@ -18,6 +18,8 @@ const UID_START: u32 = 1_000_000;
 const UIDS: u32 = 65_536;
 /// Most machines that one request may make.
 const BULK_MAX: u32 = 1000;
+/// Longest note of a block: what fits on a card.
+const NOTE_MAX: usize = 300;
 
 /// Everything a filter on VMs may name.
 pub const JOINS: &str = "vms v JOIN users u ON u.id = v.user_id JOIN osfs o ON o.id = v.osf_id
@@ -91,9 +93,10 @@ impl Tx<'_> {
                 Ok(self.account(&login)?.ok_or_else(|| Error::none("user", login))?.id)
             }
             (None, Some(id)) => {
-                match self.count("look for a user", "SELECT count(*) FROM users WHERE id = ?", [id.0])? {
-                    1 => Ok(id),
-                    _ => Err(Error::none("user with id", id)),
+                if self.user_exists(id)? {
+                    Ok(id)
+                } else {
+                    Err(Error::none("user with id", id))
                 }
             }
             _ => Err(Error::Invalid("Expected either user or user_id".to_owned())),
@@ -153,7 +156,7 @@ impl Tx<'_> {
         let sql = format!(
             "SELECT v.id, v.name, v.user_id, u.login, ru.login, v.ip, v.osf_id, o.name, v.di_tag, d.version, rd.version,
                     l.host_id, h.name, r.state, r.want, r.phase, {UNAVAILABLE}, r.failed, r.start_ms, sh.name, r.user_state,
-                    r.client, r.blocked, r.blocked_reason
+                    r.client, r.blocked, r.blocked_reason, r.block_note
              FROM {JOINS} WHERE {} ORDER BY v.id",
             clause.sql
         );
@@ -185,6 +188,7 @@ impl Tx<'_> {
                 client: row.get(21)?,
                 blocked: row.get(22)?,
                 blocked_reason: row.get(23)?,
+                block_note: row.get(24)?,
                 expire_soft: None,
                 expire_hard: None,
             })
@@ -211,10 +215,21 @@ impl Tx<'_> {
         })
     }
 
-    /// Sets or clears the maintenance flag. Unblocking also forgets why the store itself had set it.
-    pub fn vm_block(&self, id: VmId, blocked: bool) -> Result<()> {
-        let sql = "UPDATE vm_runtimes SET blocked = ?, blocked_reason = NULL WHERE vm_id = ?";
-        self.exec("block a VM", sql, (blocked, id.0))?;
+    /// Sets the maintenance flag, with a note for the user.
+    pub fn vm_block(&self, id: VmId, note: Option<&str>) -> Result<()> {
+        let note = note.map(str::trim).filter(|note| !note.is_empty());
+        if note.is_some_and(|note| note.chars().count() > NOTE_MAX || note.chars().any(char::is_control)) {
+            return Err(Error::Invalid(format!("A note is one line of at most {NOTE_MAX} characters")));
+        }
+        let sql = "UPDATE vm_runtimes SET blocked = 1, blocked_reason = NULL, block_note = ? WHERE vm_id = ?";
+        self.exec("block a VM", sql, (note, id.0))?;
+        Ok(())
+    }
+
+    /// Clears the maintenance flag, and forgets why it was set.
+    pub fn vm_unblock(&self, id: VmId) -> Result<()> {
+        let sql = "UPDATE vm_runtimes SET blocked = 0, blocked_reason = NULL, block_note = NULL WHERE vm_id = ?";
+        self.exec("unblock a VM", sql, [id.0])?;
         Ok(())
     }
 
@@ -246,10 +261,11 @@ impl Tx<'_> {
         if let Some(tag) = &edit.di_tag {
             self.exec("change a VM's tag", "UPDATE vms SET di_tag = ? WHERE id = ?", (tag, id.0))?;
         }
-        if let Some(blocked) = edit.blocked {
-            self.vm_block(id, blocked)?;
+        match edit.blocked {
+            Some(true) => self.vm_block(id, None),
+            Some(false) => self.vm_unblock(id),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Deletes a stopped VM. Its node removes its storage, home included, once it no longer finds it wanted.

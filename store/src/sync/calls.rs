@@ -1,11 +1,12 @@
 //! Answers to a router's questions.
 
 use crate::{
-    db::{Acquire, Holder, Placed, Verdict, Wish},
+    db::{Account, Acquire, Holder, Placed, Tx, Verdict, Wish},
     error::{Result, chain},
     secret,
     store::Store,
     throttle::Subject,
+    totp,
 };
 use model::{
     HostId, UserId, VmId,
@@ -25,8 +26,14 @@ const ABORT_AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) async fn answer(store: &Store, router: HostId, call: Call) -> Reply {
     let reply = match call {
-        Call::Login { login, password, client } => log_in(store, login, password, client).await,
-        Call::List { user } => store.db.read(move |tx| tx.vms_of(user)).await.map(|vms| Ok(Reply::Vms(vms))),
+        Call::Login { login, password, client } => {
+            log_in(store, Attempt { login, password, code: Code::Behind, client }).await
+        }
+        Call::LoginWithCode { login, password, code, client } => {
+            log_in(store, Attempt { login, password, code: Code::Apart(code), client }).await
+        }
+        Call::List { user } => listed(store, user, move |tx| tx.vms_of(user).map(Reply::Vms)).await,
+        Call::Cards { user } => listed(store, user, move |tx| tx.cards_of(user).map(Reply::Cards)).await,
         Call::Acquire { user, vm, session, client } => acquire(store, Wish { user, vm, session, client, router }).await,
         Call::AwaitVm { user, vm, seen } => await_vm(store, user, vm, seen).await,
         Call::StopVm { user, vm } => stop_vm(store, user, vm).await,
@@ -41,15 +48,46 @@ pub(super) async fn answer(store: &Store, router: HostId, call: Call) -> Reply {
     }
 }
 
-async fn log_in(store: &Store, login: String, password: Secret, client: String) -> Result<Verdict<Reply>> {
+/// A login as it was typed.
+struct Attempt {
+    login: String,
+    password: Secret,
+    code: Code,
+    client: String,
+}
+
+/// Where the one-time code is.
+enum Code {
+    /// Behind the password, if the account has codes.
+    Behind,
+    /// Apart; none when nothing was typed.
+    Apart(Option<Secret>),
+}
+
+impl Attempt {
+    /// Password and code, for an account with codes.
+    fn parts(self) -> (Secret, Option<Secret>) {
+        match self.code {
+            Code::Apart(code) => (self.password, code.filter(|code| !code.0.trim().is_empty())),
+            Code::Behind => match totp::split(&self.password.0) {
+                Some((password, code)) => (Secret(password.to_owned()), Some(Secret(code.to_owned()))),
+                None => (self.password, None),
+            },
+        }
+    }
+}
+
+async fn log_in(store: &Store, attempt: Attempt) -> Result<Verdict<Reply>> {
+    let typed = attempt.login.clone();
     let (login, account) = store
         .db
         .read(move |tx| {
-            let login = tx.normal_login(&login)?;
+            let login = tx.normal_login(&typed)?;
             let account = tx.account(&login)?;
             Ok((login, account))
         })
         .await?;
+    let client = attempt.client.clone();
     let subjects = [Subject::Login(login.clone()), Subject::Address(client.clone())];
     let now = || store.db.clock().now_ms();
     let throttle = || store.throttle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,20 +96,50 @@ async fn log_in(store: &Store, login: String, password: Secret, client: String) 
         warn!(user = login, client, seconds = wait, "Login refused: too many failures");
         return Ok(Err(Refusal::TooMany(wait)));
     }
-    let phc = account.as_ref().and_then(|account| account.password.clone());
-    let right = secret::verify(password, phc).await?;
-    match account.filter(|_| right) {
-        Some(account) => {
+    let verdict = check(store, attempt, account).await?;
+    match &verdict {
+        Ok(_) => {
             throttle().succeeded(&login);
             info!(user = login, client, "Login");
-            Ok(Ok(Reply::LoggedIn(LoggedIn { user: account.id, login: account.login })))
         }
-        None => {
+        // The password was right, and nothing was guessed.
+        Err(Refusal::CodeNeeded) => info!(user = login, client, "Login without the one-time code"),
+        Err(refusal) => {
             throttle().failed(&subjects, now());
-            warn!(user = login, client, "Login failed");
-            Ok(Err(Refusal::BadLogin))
+            warn!(user = login, client, why = %refusal, "Login failed");
         }
     }
+    Ok(verdict)
+}
+
+/// Password first, then the code: who does not know the one learns nothing of the other.
+async fn check(store: &Store, attempt: Attempt, account: Option<Account>) -> Result<Verdict<Reply>> {
+    let phc = account.as_ref().and_then(|account| account.password.clone());
+    let Some((sealed, last)) = account.as_ref().and_then(|account| account.totp.clone()) else {
+        let right = secret::verify(attempt.password, phc).await?;
+        let who = account.filter(|_| right).map(|account| LoggedIn { user: account.id, login: account.login });
+        return Ok(who.map(Reply::LoggedIn).ok_or(Refusal::BadLogin));
+    };
+    let (password, code) = attempt.parts();
+    let right = secret::verify(password, phc).await?;
+    let Some(Account { id, login, .. }) = account.filter(|_| right) else { return Ok(Err(Refusal::BadLogin)) };
+    let Some(code) = code else { return Ok(Err(Refusal::CodeNeeded)) };
+    let key = totp::bytes(&sealed).unwrap_or_default();
+    let key = store.pki.open(&totp::context(id), &key)?;
+    let Some(step) = totp::step(&key, &code.0, store.db.clock().now_ms(), last) else {
+        return Ok(Err(Refusal::BadCode));
+    };
+    let first = store.db.write(move |tx| tx.totp_use(id, step)).await?;
+    Ok(if first { Ok(Reply::LoggedInByCode(LoggedIn { user: id, login })) } else { Err(Refusal::BadCode) })
+}
+
+/// Answers with what is `of` the user; one who does not exist any more is nobody.
+async fn listed<F>(store: &Store, user: UserId, of: F) -> Result<Verdict<Reply>>
+where
+    F: FnOnce(&Tx) -> Result<Reply> + Send + 'static,
+{
+    let list = move |tx: &Tx| if tx.user_exists(user)? { of(tx).map(Ok) } else { Ok(Err(Refusal::BadLogin)) };
+    store.db.read(list).await
 }
 
 /// Takes the VM, ending another session first if there is one.

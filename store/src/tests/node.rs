@@ -179,12 +179,7 @@ impl Link {
     /// The first desired state that is as asked, heard earlier or from now on.
     pub async fn desired(&mut self, wanted: impl Fn(&Desired) -> bool) -> Desired {
         loop {
-            let earlier = (!self.heard.is_empty()).then(|| self.heard.remove(0));
-            let message = match earlier {
-                Some(message) => message,
-                None => self.hear().await.expect("a message"),
-            };
-            if let ToNode::Desired(desired) = message
+            if let ToNode::Desired(desired) = self.next().await
                 && wanted(&desired)
             {
                 return *desired;
@@ -195,12 +190,7 @@ impl Link {
     /// Waits until the store cuts a session: of which VM, and which.
     pub async fn abort(&mut self) -> (model::VmId, Option<u64>) {
         loop {
-            let earlier = (!self.heard.is_empty()).then(|| self.heard.remove(0));
-            let message = match earlier {
-                Some(message) => message,
-                None => self.hear().await.expect("a message"),
-            };
-            if let ToNode::AbortSession { vm, session, .. } = message {
+            if let ToNode::AbortSession { vm, session, .. } = self.next().await {
                 return (vm, session);
             }
         }
@@ -209,6 +199,23 @@ impl Link {
     /// How many words to cut a session came meanwhile.
     pub fn more_aborts(&self) -> usize {
         self.heard.iter().filter(|message| matches!(message, ToNode::AbortSession { .. })).count()
+    }
+
+    /// Waits until the store ends a user's logins.
+    pub async fn end_logins(&mut self) -> model::UserId {
+        loop {
+            if let ToNode::EndLogins(user) = self.next().await {
+                return user;
+            }
+        }
+    }
+
+    /// What was heard earlier, or is next.
+    async fn next(&mut self) -> ToNode {
+        if !self.heard.is_empty() {
+            return self.heard.remove(0);
+        }
+        self.hear().await.expect("a message")
     }
 
     pub async fn report(&mut self, report: GuestReport) {

@@ -5,15 +5,16 @@ use super::{
     http::Admin,
     node::{Link, Machine, joined},
 };
+use crate::totp;
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use model::{
     UserId, VmId,
-    api::{Added, Done, HostRow, NewToken, Token, TokenKind, VmRow},
+    api::{Added, Done, HostRow, NewToken, Token, TokenKind, Totp, UserRow, VmRow},
     grant::Grant,
     state::{HostState, UserState, VmState, Want},
-    sync::{Call, GuestReport, Refusal, Reply, STORE_NAME, Secret, SessionReport, ToNode, ToStore},
+    sync::{Block, Call, GuestReport, Refusal, Reply, STORE_NAME, Secret, SessionReport, ToNode, ToStore},
 };
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::json;
@@ -214,6 +215,76 @@ async fn wrong_logins_are_refused_alike_and_then_slowed_down() {
     );
 }
 
+fn with_code(code: Option<&str>) -> Call {
+    let code = code.map(|code| Secret(code.to_owned()));
+    Call::LoginWithCode { login: "ann".into(), password: Secret("pw".into()), code, client: "198.51.100.2".into() }
+}
+
+#[tokio::test]
+async fn a_user_with_one_time_codes_logs_in_with_each_of_them_once() {
+    let mut world = World::start().await;
+    let admin = desktop(&world).await;
+    let machine = joined(&world, "node1").await;
+    let (mut link, ..) = machine.run(&world).await;
+    assert!(matches!(link.call(with_code(Some("000000"))).await, Reply::LoggedIn(_)), "who has none needs none");
+    let made: Totp = admin.post("/users/totp", &json!({ "login": "Ann" })).await;
+    assert!(made.uri.0.starts_with("otpauth://totp/Roost:ann?secret="), "{}", made.uri.0);
+    let shown = made.uri.0.split(['=', '&']).nth(1).expect("a secret").to_owned();
+    assert!(admin.get::<Vec<UserRow>>("/users").await[0].totp);
+    assert_eq!(link.call(login("pw")).await, Reply::Refused(Refusal::CodeNeeded));
+    assert_eq!(link.call(with_code(None)).await, Reply::Refused(Refusal::CodeNeeded));
+    assert_eq!(link.call(with_code(Some("12345"))).await, Reply::Refused(Refusal::BadCode));
+    // The secret outlives a restart of the store, and is nowhere to be read.
+    drop(link);
+    world.restart().await;
+    let admin = Admin::new(world.qa());
+    for file in ["store.db", "store.db-wal"] {
+        let bytes = std::fs::read(world.dir.path().join(file)).unwrap_or_default();
+        assert!(!bytes.windows(shown.len()).any(|w| w == shown.as_bytes()), "{file}");
+    }
+    let (mut link, ..) = machine.run(&world).await;
+    let account = world.store().db.read(|tx| tx.account("ann")).await.expect("reads").expect("there");
+    let sealed = totp::bytes(&account.totp.expect("a secret").0).expect("base64");
+    let open = |user: u32| world.store().pki.open(&totp::context(UserId(user)), &sealed);
+    let key = open(1).expect("opens");
+    assert!(open(2).is_err(), "another user's");
+    let step = world.store().db.clock().now_ms() / 30_000;
+    let (now, next) = (totp::at(&key, step), totp::at(&key, step + 1));
+    assert!(matches!(link.call(login(&format!("pw{now}"))).await, Reply::LoggedInByCode(who) if who.user == UserId(1)));
+    assert_eq!(link.call(login(&format!("pw{now}"))).await, Reply::Refused(Refusal::BadCode), "used");
+    assert_eq!(
+        link.call(login(&format!("px{next}"))).await,
+        Reply::Refused(Refusal::BadLogin),
+        "the password comes first"
+    );
+    assert!(matches!(link.call(with_code(Some(&next))).await, Reply::LoggedInByCode(_)), "a clock may be a step ahead");
+    assert_eq!(link.call(with_code(Some(&next))).await, Reply::Refused(Refusal::BadCode));
+    for _ in 0..4 {
+        assert_eq!(link.call(with_code(Some("000000"))).await, Reply::Refused(Refusal::BadCode));
+    }
+    assert!(
+        matches!(link.call(with_code(Some("000000"))).await, Reply::Refused(Refusal::TooMany(_))),
+        "guessing is slow"
+    );
+    let done: Done = admin.post("/users/totp/del", &json!({ "login": "ann" })).await;
+    assert_eq!(done.done, 1);
+}
+
+#[tokio::test]
+async fn nodes_are_told_of_a_user_who_may_not_go_on() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let (mut link, ..) = joined(&world, "node1").await.run(&world).await;
+    let _: Added = admin.post("/users", &json!({ "login": "bob", "password": "pw" })).await;
+    let _: Done = admin.post("/users/passwd", &json!({ "login": "ann", "password": "new" })).await;
+    assert_eq!(link.end_logins().await, UserId(1));
+    let _: Totp = admin.post("/users/totp", &json!({ "login": "ann" })).await;
+    assert_eq!(link.end_logins().await, UserId(1));
+    let _: Done = admin.delete("/users?filter=login=bob").await;
+    assert_eq!(link.end_logins().await, UserId(2));
+    assert_eq!(link.call(Call::Cards { user: UserId(2) }).await, Reply::Refused(Refusal::BadLogin));
+}
+
 /// A further node, joined with a token of its own.
 async fn joined_too(world: &World, admin: &Admin, name: &str) -> Machine {
     let token: Token =
@@ -284,6 +355,30 @@ async fn wait_until(condition: impl Fn() -> bool) {
         assert!(tokio::time::Instant::now() < limit, "it never came true");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn a_block_ends_the_session_and_tells_its_note_on_the_card() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let (mut link, ..) = joined(&world, "node1").await.run(&world).await;
+    for block in [json!({ "note": "new disks" }), json!(null)] {
+        assert!(matches!(link.call(acquire(11)).await, Reply::Acquired(_)));
+        link.say(session(UserState::Connected, 11)).await;
+        link.beat(HostState::Running).await;
+        let done: Done = admin.post("/vms/block?filter=name=ann-1", &block).await;
+        assert_eq!((done.done, link.abort().await), (1, (VmId(1), Some(11))));
+        let Reply::Cards(cards) = link.call(Call::Cards { user: UserId(1) }).await else { panic!("no cards") };
+        let note = block["note"].as_str().map(str::to_owned);
+        assert_eq!(cards[0].block, Some(Block::Order(note)));
+        assert_eq!(cards[0].session, UserState::Connected, "until the router says otherwise");
+        link.say(session(UserState::Disconnected, 11)).await;
+        link.beat(HostState::Running).await;
+        let _: Done = admin.post("/vms/unblock", &json!(null)).await;
+    }
+    assert!(matches!(link.call(acquire(11)).await, Reply::Acquired(_)));
+    let done: Done = admin.patch("/vms?filter=name=ann-1", &json!({ "blocked": true })).await;
+    assert_eq!((done.done, link.abort().await), (1, (VmId(1), Some(11))));
 }
 
 #[tokio::test]

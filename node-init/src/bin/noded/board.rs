@@ -2,7 +2,7 @@
 
 use crate::{guests::Reports, identity::Member, verdict::Verdict};
 use model::{
-    VmId,
+    UserId, VmId,
     key::Config,
     state::UserState,
     sync::{Desired, SessionReport},
@@ -36,15 +36,20 @@ impl Sessions {
     }
 }
 
-/// A session that must end.
+/// What must end at the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Abort {
-    /// With which VM.
-    pub vm: VmId,
-    /// Which; any where absent.
-    pub session: Option<u64>,
-    /// Why, for the user.
-    pub reason: String,
+pub enum Abort {
+    /// A session.
+    Session {
+        /// With which VM.
+        vm: VmId,
+        /// Which; any where absent.
+        session: Option<u64>,
+        /// Why, for the user.
+        reason: String,
+    },
+    /// All logins of a user.
+    Logins(UserId),
 }
 
 /// The daemon's knowledge.
@@ -66,7 +71,7 @@ pub struct Board {
     pub verdict: watch::Sender<Verdict>,
     /// The node goes down: no new guests, no new sessions; written by main.
     pub stopping: watch::Sender<bool>,
-    /// Sessions to cut; sent by the cluster task.
+    /// Sessions and logins to cut; sent by the cluster task.
     pub aborts: broadcast::Sender<Abort>,
 }
 

@@ -107,6 +107,25 @@ fn an_upload_that_is_cut_off_goes_on_and_gets_its_name_when_whole() {
 }
 
 #[test]
+fn an_upload_that_nobody_went_on_with_for_a_day_makes_room_for_the_next() {
+    let home = tempfile::tempdir().expect("home");
+    ask(home.path(), &put("old.bin", 0, 10), b"01234");
+    let uploads = home.path().join(".cache/roost-uploads");
+    let old = fs::read_dir(&uploads).expect("there").next().expect("one").expect("read").path();
+    let back = |hours: u64| {
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(hours * 3600);
+        fs::File::options().write(true).open(&old).expect("opens").set_modified(time).expect("set");
+    };
+    let other = ToFiles::Put { id: [7; 16], folder: text(""), name: text("new.bin"), offset: 0, total: 3 };
+    back(23);
+    ask(home.path(), &other, b"1");
+    assert!(old.exists(), "it may still go on");
+    back(25);
+    ask(home.path(), &other, b"1");
+    assert!(!old.exists() && uploads.join("07".repeat(16)).exists());
+}
+
+#[test]
 fn a_name_that_is_taken_is_not_overwritten() {
     let home = tempfile::tempdir().expect("home");
     fs::write(home.path().join("a.txt"), "old").expect("file");

@@ -127,7 +127,10 @@ impl Control {
                 },
                 Some((call_number, reply)) = replied.recv() => wire.send(&ToRouter::Reply(call_number, reply)).await?,
                 abort = aborts.recv() => match abort {
-                    Ok(Abort { vm, session, reason }) => wire.send(&ToRouter::Abort { vm, session, reason }).await?,
+                    Ok(Abort::Session { vm, session, reason }) => {
+                        wire.send(&ToRouter::Abort { vm, session, reason }).await?;
+                    }
+                    Ok(Abort::Logins(user)) => wire.send(&ToRouter::EndLogins(user)).await?,
                     Err(RecvError::Lagged(missed)) => tracing::error!(missed, "Sessions to cut were missed"),
                     Err(RecvError::Closed) => return Err(WireError::Closed),
                 },

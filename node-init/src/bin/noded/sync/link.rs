@@ -175,12 +175,13 @@ impl Link<'_> {
                 }
             }
             ToNode::AbortSession { vm, session, reason } => {
-                let nobody = self.board.aborts.send(Abort { vm, session, reason }).is_err();
+                let nobody = self.board.aborts.send(Abort::Session { vm, session, reason }).is_err();
                 // No router is here, and none has been for a while: the session does not exist.
                 if let Some(session) = session.filter(|_| nobody && self.board.sessions.borrow().settled) {
                     self.send(&ToStore::Session(SessionReport::over(vm, session))).await?;
                 }
             }
+            ToNode::EndLogins(user) => drop(self.board.aborts.send(Abort::Logins(user))),
             ToNode::Welcome(_) | ToNode::Refused(_) | ToNode::JoinPending | ToNode::Joined(_) => {
                 tracing::warn!("The store said something out of turn; ignored");
             }

@@ -37,10 +37,13 @@ async fn a_router_is_told_its_configuration_now_and_at_each_change() {
     node.board.desired.send_replace(Some(Arc::new(desired(1))));
     let ToRouter::Config(second) = soon(wire.recv()).await.expect("a frame") else { panic!("Config comes again") };
     assert_eq!(second.tls.key, "key");
-    let abort = Abort { vm: VmId(3), session: Some(7), reason: "taken over".into() };
+    let abort = Abort::Session { vm: VmId(3), session: Some(7), reason: "taken over".into() };
     node.board.aborts.send(abort).expect("the router listens");
     let aborted: ToRouter = soon(wire.recv()).await.expect("a frame");
     assert_eq!(aborted, ToRouter::Abort { vm: VmId(3), session: Some(7), reason: "taken over".into() });
+    node.board.aborts.send(Abort::Logins(UserId(7))).expect("the router listens");
+    let ended: ToRouter = soon(wire.recv()).await.expect("a frame");
+    assert_eq!(ended, ToRouter::EndLogins(UserId(7)));
 }
 
 #[tokio::test]
