@@ -1,7 +1,7 @@
 //! `roost build`: recipe, lock, programs, packages, tree, image; each only when its inputs changed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use image::manifest::Manifest;
@@ -77,6 +77,7 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let began = Instant::now();
     let source = programs::source_tree();
     let located = Located::find(name, &source)?;
+    accepts_files(&options.out)?;
     let user = Cache::of_user();
     let scratch = if options.no_cache { Some(scratch_folder(&user)?) } else { None };
     let cache = scratch.as_ref().map_or(Ok(user.clone()), |s| user.with_downloads_of(s.path()))?;
@@ -91,6 +92,12 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let name = located.recipe.name.clone();
     let manifest = options.out.join(manifest_name(&name));
     Ok(Outcome { name, built: done, seconds: began.elapsed().as_secs_f64(), manifest })
+}
+
+/// Compiling takes minutes: a folder that refuses the result is told of before them.
+fn accepts_files(out: &Path) -> Result<()> {
+    let probe = || std::fs::create_dir_all(out).and_then(|()| tempfile::tempfile_in(out));
+    probe().map(drop).map_err(|source| Error::Output { folder: out.to_owned(), source })
 }
 
 /// On the disk of the cache: results of steps are as large as what they are made of.
@@ -172,7 +179,6 @@ impl Build<'_> {
         }
         let lock = self.fetch(lock)?;
         let digest = stamp::inputs(self.located, &lock, programs, self.options.level)?;
-        std::fs::create_dir_all(out).map_err(crate::error::at("create", out))?;
         Stamp::remove(out, self.name())?;
         let licences = self.licences(programs)?;
         let inputs = Inputs {
@@ -244,4 +250,34 @@ fn versions(lock: &Lock) -> BTreeMap<String, String> {
 fn failed<E: std::error::Error + Send + Sync + 'static>(action: &str) -> impl FnOnce(E) -> Error {
     let action = action.to_owned();
     move |source| Error::Assemble { action, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Style;
+
+    fn options(out: &Path) -> Options {
+        Options { out: out.to_owned(), locked: true, no_cache: false, level: Level::Dev, mirror: None }
+    }
+
+    #[track_caller]
+    fn check(out: &Path) {
+        let report = Report::new(Style::choose(true));
+        let error = build("node", &options(out), &report).expect_err("nothing can be written there");
+        assert!(matches!(&error, Error::Output { folder, .. } if folder == out), "{error}");
+        assert!(error.to_string().contains(&format!("{}", out.display())), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_told_of_before_anything_is_done() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("out");
+        std::fs::write(&file, "not a folder").expect("written");
+        check(&file);
+        check(&file.join("below a file"));
+        // Not even root makes files in here.
+        check(Path::new("/proc/self"));
+        check(Path::new("/proc/self/out"));
+    }
 }
