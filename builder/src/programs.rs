@@ -12,8 +12,10 @@ use image::Content;
 use model::Digest;
 use sha2::Digest as _;
 
+use crate::cache::Cache;
 use crate::elf;
 use crate::error::{Error, Result, at};
+use crate::npm;
 use crate::report::Report;
 
 /// The one target of programs and tests.
@@ -85,10 +87,13 @@ pub fn source_tree() -> PathBuf {
     std::env::var_os("ROOST_SOURCE").map(PathBuf::from).unwrap_or_else(compiled)
 }
 
-/// Builds programs and reads them stripped.
-pub fn build(names: &[&str], level: Level, source: &Path, report: &Report) -> Result<Built> {
+/// Builds programs and reads them stripped. What a program is compiled with besides its source comes from `cache`.
+pub fn build(names: &[&str], level: Level, source: &Path, cache: &Cache, report: &Report) -> Result<Built> {
     if names.is_empty() {
         return Ok(Built::default());
+    }
+    if names.contains(&"router") {
+        npm::bring(source, level, cache, report)?;
     }
     let step = report.step("programs", None);
     let target = target_folder(level, source);

@@ -2,6 +2,7 @@
 
 use crate::build::relock;
 use crate::cache::Cache;
+use crate::mirror::Mirror;
 use crate::recipe::Located;
 use crate::report::{Report, Style};
 
@@ -23,9 +24,10 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let report = Report::new(Style::choose(args.json));
     let source = crate::source_dir()?;
+    let mirror = Mirror::given(args.mirror.as_deref())?;
     for recipe in &args.recipes {
         let located = Located::find(recipe, &source)?;
-        let (lock, moved) = relock(&located, args.mirror.as_deref(), &Cache::of_user(), &report)?;
+        let (lock, moved) = relock(&located, mirror.as_ref(), &Cache::of_user(), &report)?;
         let count = lock.packages.len();
         match moved {
             None => report.note(&format!("{recipe}: {count} packages locked")),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
+use crate::cache::{self, Cache};
 use crate::elf;
 use crate::programs::{self, Level};
 use crate::report::{Report, Style, megabytes};
@@ -29,11 +30,11 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let report = Report::new(Style::choose(args.json));
-    let built = programs::build(&TOOLS, args.level, &crate::source_dir()?, &report)?;
+    let built = programs::build(&TOOLS, args.level, &crate::source_dir()?, &Cache::of_user(), &report)?;
     for (name, bytes) in built.iter() {
         check_static(name, bytes)?;
         let file = args.out.join(name);
-        crate::cache::write_whole(&file, bytes)?;
+        cache::write_whole(&file, bytes)?;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
             .with_context(|| format!("Cannot make {} executable", file.display()))?;
         report.note(&format!("{:<8} {:>10}  {}", name, megabytes(bytes.len() as u64), file.display()));
