@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
+use super::common::Telling;
 use crate::cache::{self, Cache};
 use crate::elf;
 use crate::programs::{self, Level};
-use crate::report::{Report, Style, megabytes};
+use crate::report::megabytes;
 
 /// Programs that run elsewhere than in an image of ours.
 const TOOLS: [&str; 4] = ["store", "qa", "router", "vma"];
@@ -22,14 +23,13 @@ pub struct Args {
     /// How much to spend on size.
     #[arg(long, value_enum, default_value = "release")]
     level: Level,
-    /// Events as JSON, one a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    telling: Telling,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let report = Report::new(Style::choose(args.json));
+    let report = args.telling.report();
     let built = programs::build(&TOOLS, args.level, &crate::source_dir()?, &Cache::of_user(), &report)?;
     for (name, bytes) in built.iter() {
         check_static(name, bytes)?;
