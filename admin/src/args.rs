@@ -154,9 +154,10 @@ impl Keys {
         model::size::parse_mib(&value).map(Some).map_err(bad)
     }
 
-    /// All pairs, in order.
-    pub fn into_pairs(self) -> Vec<(String, String)> {
-        self.pairs
+    /// All pairs of arguments whose keys may be any, in order; there must be one.
+    pub fn any(arguments: &[String]) -> Result<Vec<(String, String)>, SyntaxError> {
+        let pairs = Self::new(arguments, &["*"])?.pairs;
+        if pairs.is_empty() { Err(SyntaxError::MissingKey("KEY=VALUE")) } else { Ok(pairs) }
     }
 }
 

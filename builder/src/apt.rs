@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use model::Digest;
 
-use crate::cache::{Cache, write_whole};
+use crate::cache::{self, Cache, write_whole};
 use crate::error::{Error, Result, at};
 use crate::lock::{Archive, Lock, Package};
 use crate::mirror::Mirror;
@@ -47,8 +47,7 @@ impl Apt {
         let root = cache.folder("apt")?;
         let lock_file = root.join("lock");
         let lock = File::create(&lock_file).map_err(at("create", &lock_file))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|e| at("lock", &lock_file)(e.into()))?;
+        cache::lock(&lock, &lock_file)?;
         for folder in [
             "state/lists/partial",
             "cache/archives/partial",

@@ -27,7 +27,7 @@ use crate::recipe::Sizes;
 use crate::report::{Report, megabytes};
 use crate::rootfs::Node;
 use artifact::Artifacts;
-pub(crate) use artifact::digest as artifact_digest;
+pub(crate) use artifact::whole;
 pub use error::AssembleError;
 use root::Root;
 

@@ -1,7 +1,7 @@
 //! `roost build`: recipe, lock, programs, packages, tree, image; each only when its inputs changed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use image::manifest::Manifest;
@@ -17,7 +17,7 @@ use crate::recipe::{Kind, Located};
 use crate::report::Report;
 use crate::rootfs::{self, Inputs};
 use crate::stamp::{self, Stamp};
-use crate::{apt, crates, npm, tarball};
+use crate::{apt, crates, tarball};
 
 /// Version of images built here.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -53,7 +53,7 @@ pub struct Outcome {
 /// Resolves a recipe and writes its lock. Returns what moved, a line each; `None` when there was no lock.
 pub fn relock(
     located: &Located,
-    mirror: Option<&str>,
+    mirror: Option<&Mirror>,
     cache: &Cache,
     report: &Report,
 ) -> Result<(Lock, Option<Vec<String>>)> {
@@ -61,7 +61,7 @@ pub fn relock(
     // A lock that cannot be read is no reason not to make a new one.
     let old = Lock::read(&file).ok().flatten();
     let step = report.step("resolve", None);
-    let mut lock = apt::resolve(&located.recipe.packages.install, &Mirror::find(mirror)?, cache)?;
+    let mut lock = apt::resolve(&located.recipe.packages.install, &Mirror::or_of_host(mirror)?, cache)?;
     step.end(&format!("{} packages", lock.packages.len()));
     if let Some(old) = old.as_ref().filter(|o| o.packages == lock.packages) {
         // The same packages: the file changes only where the answer did.
@@ -77,20 +77,26 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let began = Instant::now();
     let source = programs::source_tree();
     let located = Located::find(name, &source)?;
+    accepts_files(&options.out)?;
     let user = Cache::of_user();
     let scratch = if options.no_cache { Some(scratch_folder(&user)?) } else { None };
     let cache = scratch.as_ref().map_or(Ok(user.clone()), |s| user.with_downloads_of(s.path()))?;
-    let build = Build { located: &located, options, cache: &cache, report };
+    // Before anything is missing: a wrong address would else be found out by another build, some other day.
+    let mirror = Mirror::given(options.mirror.as_deref())?;
+    let build = Build { located: &located, mirror: mirror.as_ref(), options, cache: &cache, report };
     let lock = build.lock()?;
     let names: Vec<&str> = located.recipe.programs.iter().map(|p| p.name.as_str()).collect();
-    if names.contains(&"router") {
-        npm::bring(&source, options.level, &user, report)?;
-    }
-    let built = programs::build(&names, options.level, &source, report)?;
+    let built = programs::build(&names, options.level, &source, &user, report)?;
     let done = build.image(lock, &built)?;
     let name = located.recipe.name.clone();
     let manifest = options.out.join(manifest_name(&name));
     Ok(Outcome { name, built: done, seconds: began.elapsed().as_secs_f64(), manifest })
+}
+
+/// Compiling takes minutes: a folder that refuses the result is told of before them.
+fn accepts_files(out: &Path) -> Result<()> {
+    let probe = || std::fs::create_dir_all(out).and_then(|()| tempfile::tempfile_in(out));
+    probe().map(drop).map_err(|source| Error::Output { folder: out.to_owned(), source })
 }
 
 /// On the disk of the cache: results of steps are as large as what they are made of.
@@ -101,6 +107,7 @@ fn scratch_folder(user: &Cache) -> Result<tempfile::TempDir> {
 
 struct Build<'a> {
     located: &'a Located,
+    mirror: Option<&'a Mirror>,
     options: &'a Options,
     cache: &'a Cache,
     report: &'a Report,
@@ -122,7 +129,7 @@ impl Build<'_> {
         match (found, problem) {
             (Some(lock), None) => Ok(lock),
             (_, Some(problem)) if self.options.locked => {
-                Err(Error::StaleLock { lock: file, recipe: self.name().to_owned(), problem })
+                Err(Error::StaleLock { lock: file, recipe: self.located.asked.clone(), problem })
             }
             (_, problem) => self.relock(&problem.unwrap_or_default()),
         }
@@ -130,7 +137,7 @@ impl Build<'_> {
 
     fn relock(&self, why: &str) -> Result<Lock> {
         self.report.warn(&format!("resolving '{}' again: {why}", self.name()));
-        let (lock, moved) = relock(self.located, self.options.mirror.as_deref(), self.cache, self.report)?;
+        let (lock, moved) = relock(self.located, self.mirror, self.cache, self.report)?;
         for line in moved.iter().flatten() {
             self.report.note(line);
         }
@@ -144,7 +151,7 @@ impl Build<'_> {
             Fetched::Gone(gone) => {
                 let packages: Vec<String> = gone.iter().map(Package::to_string).collect();
                 let why = format!("the mirror no longer has {}", packages.join(", "));
-                let error = Error::Gone { recipe: self.name().to_owned(), packages };
+                let error = Error::Gone { recipe: self.located.asked.clone(), packages };
                 if self.options.locked {
                     return Err(error);
                 }
@@ -159,7 +166,7 @@ impl Build<'_> {
 
     fn fetch_once(&self, lock: &Lock) -> Result<Fetched> {
         let packages: Vec<Package> = rootfs::opened(&self.located.recipe, lock).into_iter().cloned().collect();
-        fetch(&packages, || Mirror::find(self.options.mirror.as_deref()), self.cache, self.report)
+        fetch(&packages, || Mirror::or_of_host(self.mirror), self.cache, self.report)
     }
 
     /// Builds unless the output folder has the result already. Returns whether it did.
@@ -172,7 +179,6 @@ impl Build<'_> {
         }
         let lock = self.fetch(lock)?;
         let digest = stamp::inputs(self.located, &lock, programs, self.options.level)?;
-        std::fs::create_dir_all(out).map_err(crate::error::at("create", out))?;
         Stamp::remove(out, self.name())?;
         let licences = self.licences(programs)?;
         let inputs = Inputs {
@@ -244,4 +250,52 @@ fn versions(lock: &Lock) -> BTreeMap<String, String> {
 fn failed<E: std::error::Error + Send + Sync + 'static>(action: &str) -> impl FnOnce(E) -> Error {
     let action = action.to_owned();
     move |source| Error::Assemble { action, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Style;
+
+    fn refusal(recipe: &str, out: &Path, mirror: Option<&str>) -> Error {
+        let mirror = mirror.map(str::to_owned);
+        let options = Options { out: out.to_owned(), locked: true, no_cache: false, level: Level::Dev, mirror };
+        build(recipe, &options, &Report::new(Style::choose(true))).expect_err("a refusal")
+    }
+
+    #[track_caller]
+    fn check_out(out: &Path) {
+        let error = refusal("node", out, None);
+        assert!(matches!(&error, Error::Output { folder, .. } if folder == out), "{error}");
+        assert!(error.to_string().contains(&format!("{}", out.display())), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_told_of_before_anything_is_done() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("out");
+        std::fs::write(&file, "not a folder").expect("written");
+        check_out(&file);
+        check_out(&file.join("below a file"));
+        // Not even root makes files in here.
+        check_out(Path::new("/proc/self"));
+        check_out(Path::new("/proc/self/out"));
+    }
+
+    #[test]
+    fn a_wrong_mirror_is_told_of_though_nothing_is_missing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let error = refusal("node", dir.path(), Some("ftp://h/debian"));
+        assert!(matches!(&error, Error::BadMirror { url } if url == "ftp://h/debian"), "{error}");
+    }
+
+    #[test]
+    fn advice_names_a_recipe_as_it_was_asked_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("mine.toml");
+        std::fs::write(&file, "name = \"other\"\nkind = \"guest\"\n[packages]\ninstall = [\"aa\"]\n").expect("written");
+        let error = refusal(&file.to_string_lossy(), &dir.path().join("out"), None).to_string();
+        assert!(error.contains(&format!("`roost lock {}`", file.display())), "{error}");
+        assert!(error.contains(&dir.path().join("mine.lock").display().to_string()), "{error}");
+    }
 }

@@ -9,6 +9,7 @@
 //! ```
 //! Anything in it may be deleted at any time while no build runs. Files appear whole, by rename.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +54,11 @@ impl Cache {
         std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
         Ok(folder)
     }
+}
+
+/// Waits until no other build works on this file, and keeps others from it until it is closed.
+pub fn lock(file: &File, path: &Path) -> Result<()> {
+    rustix::fs::flock(file, rustix::fs::FlockOperation::LockExclusive).map_err(|e| at("lock", path)(e.into()))
 }
 
 /// Writes a file by way of a temporary neighbour, so that a reader sees the old one or the new one.

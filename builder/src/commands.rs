@@ -1,6 +1,7 @@
 //! The subcommands of `roost`, one file each: arguments, and what is shown. What they do is in the library.
 
 pub mod build;
+mod common;
 pub mod demo;
 pub mod inspect;
 pub mod lock;

@@ -1,5 +1,7 @@
 //! What the dynamic loader will read from an ELF file, and stripping programs of ours.
 
+use std::ops::Range;
+
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::endian::LittleEndian as Little;
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
@@ -63,18 +65,38 @@ fn read_dynamic(
     Ok(())
 }
 
-/// Drops symbols and debug information: everything after the last byte that is loaded, and the table of
-/// sections. What the kernel and a static program itself read is unchanged.
+/// Drops symbols and debug information: everything after the last byte that is loaded, the table of sections, and the
+/// build id, a digest of all that is dropped: it differs with the folder in which a program was compiled. What the
+/// kernel and a static program itself read is unchanged.
 pub fn strip(mut bytes: Vec<u8>) -> Result<Vec<u8>, object::read::Error> {
     let header = FileHeader64::<Little>::parse(&*bytes)?;
     let endian = header.endian()?;
     let loaded = header.program_headers(endian, &*bytes)?.iter().map(|s| s.p_offset(endian) + s.p_filesz(endian)).max();
     let end = loaded.unwrap_or(0).max(size_of::<FileHeader64<Little>>() as u64);
+    if let Some(id) = build_id(&bytes)? {
+        bytes[id].fill(0);
+    }
     bytes.truncate(usize::try_from(end).unwrap_or(usize::MAX));
     // e_shoff (8 bytes at 40), e_shnum and e_shstrndx (2 each at 60): no sections.
     bytes[40..48].fill(0);
     bytes[60..64].fill(0);
     Ok(bytes)
+}
+
+/// Where the linker's build id is.
+fn build_id(bytes: &[u8]) -> Result<Option<Range<usize>>, object::read::Error> {
+    let header = FileHeader64::<Little>::parse(bytes)?;
+    let endian = header.endian()?;
+    for segment in header.program_headers(endian, bytes)? {
+        let Some(mut notes) = segment.notes(endian, bytes)? else { continue };
+        while let Some(note) = notes.next()? {
+            if note.name() == elf::ELF_NOTE_GNU && note.n_type(endian) == elf::NT_GNU_BUILD_ID {
+                let start = note.desc().as_ptr().addr() - bytes.as_ptr().addr();
+                return Ok(Some(start..start + note.desc().len()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -149,6 +171,25 @@ pub(crate) mod tests {
         assert_eq!(thin.len(), plain.len());
         assert_eq!(needs(&thin).expect("an ELF"), needs(&plain).expect("an ELF"));
         assert_eq!(&thin[40..48], &[0; 8]);
+    }
+
+    #[test]
+    fn stripping_takes_the_build_id_away() {
+        let mut bytes = made(None, &["liba.so.1"], None);
+        let at = bytes.len() as u64;
+        // The second program header, which names no loader here.
+        bytes[120..124].copy_from_slice(&elf::PT_NOTE.0.to_le_bytes());
+        bytes[128..136].copy_from_slice(&at.to_le_bytes());
+        bytes[152..160].copy_from_slice(&36u64.to_le_bytes());
+        for word in [4, 20, elf::NT_GNU_BUILD_ID.0] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(b"GNU\0");
+        bytes.extend([0xab; 20]);
+        let thin = strip(bytes.clone()).expect("an ELF");
+        let (before, id) = thin.split_at(bytes.len() - 20);
+        assert_eq!(id, [0; 20]);
+        assert!(before.ends_with(b"GNU\0") && before[64..] == bytes[64..bytes.len() - 20]);
     }
 
     proptest::proptest! {

@@ -15,6 +15,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The folder for artifacts takes none.
+    #[error("Cannot write to the output folder {}: name one that can be written by --out", folder.display())]
+    Output {
+        /// As asked for.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A recipe or a lock is not what it must be.
     #[error("{0}")]
     Text(TextError),

@@ -14,7 +14,7 @@ use std::time::Duration;
 use model::Digest;
 use sha2::Digest as _;
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::error::{Error, Result, at};
 use crate::lock::Package;
 use crate::mirror::Mirror;
@@ -208,7 +208,7 @@ impl std::io::Write for Hashing<'_> {
 fn open_part(part: &Path, package: &Package) -> Result<File> {
     let mut options = File::options();
     let file = options.read(true).write(true).create(true).truncate(false).open(part).map_err(at("open", part))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(|e| at("lock", part)(e.into()))?;
+    cache::lock(&file, part)?;
     if file.metadata().map_err(at("read", part))?.len() > package.size {
         file.set_len(0).map_err(at("truncate", part))?;
     }

@@ -22,7 +22,7 @@ use image::verity::{Verity, hex};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::assemble::artifact_digest;
+use crate::assemble::whole;
 pub use error::InspectError;
 use error::{differs, in_part};
 
@@ -209,7 +209,7 @@ impl Inspection {
             self.unchecked.push("the file as a whole: no manifest beside it names it".into());
             return Ok(());
         };
-        let found = artifact_digest(file).map_err(in_part("the file"))?;
+        let found = whole(file).map_err(in_part("the file"))?;
         if found != *expected {
             let part = "the file, outside of all that was checked above";
             return Err(differs(part, "SHA-256", &expected.sha256, &found.sha256));

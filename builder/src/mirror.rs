@@ -15,12 +15,14 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// `given` (from `--mirror` or `ROOST_MIRROR`), else the host's.
-    pub fn find(given: Option<&str>) -> Result<Self> {
-        match given.filter(|g| !g.is_empty()) {
-            Some(url) => Self::from_url(url),
-            None => Self::from_apt(Path::new("/etc/apt")),
-        }
+    /// That of `--mirror` or `ROOST_MIRROR`, if there is one.
+    pub fn given(url: Option<&str>) -> Result<Option<Self>> {
+        url.filter(|u| !u.is_empty()).map(Self::from_url).transpose()
+    }
+
+    /// The one given, else the host's.
+    pub fn or_of_host(given: Option<&Self>) -> Result<Self> {
+        given.map_or_else(|| Self::from_apt(Path::new("/etc/apt")), |mirror| Ok(mirror.clone()))
     }
 
     /// From one address. `http://host/debian` has security at `http://host/debian-security`; any other

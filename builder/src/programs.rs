@@ -1,8 +1,7 @@
 //! Programs of this workspace, built by cargo for an image.
 //!
-//! Level `dev` uses the profile and the target folder of everyday work, so that nothing is compiled
-//! twice; level `release` has its own, with paths of this machine mapped away. What goes into an image
-//! is stripped.
+//! Level `dev` uses the profile of everyday work, so that nothing is compiled twice; level `release` has its own.
+//! What goes into an image is stripped, and names no path of this machine: `.cargo/rustc` sees to it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +11,10 @@ use image::Content;
 use model::Digest;
 use sha2::Digest as _;
 
+use crate::cache::Cache;
 use crate::elf;
 use crate::error::{Error, Result, at};
+use crate::npm;
 use crate::report::Report;
 
 /// The one target of programs and tests.
@@ -85,13 +86,16 @@ pub fn source_tree() -> PathBuf {
     std::env::var_os("ROOST_SOURCE").map(PathBuf::from).unwrap_or_else(compiled)
 }
 
-/// Builds programs and reads them stripped.
-pub fn build(names: &[&str], level: Level, source: &Path, report: &Report) -> Result<Built> {
+/// Builds programs and reads them stripped. What a program is compiled with besides its source comes from `cache`.
+pub fn build(names: &[&str], level: Level, source: &Path, cache: &Cache, report: &Report) -> Result<Built> {
     if names.is_empty() {
         return Ok(Built::default());
     }
+    if names.contains(&"router") {
+        npm::bring(source, level, cache, report)?;
+    }
     let step = report.step("programs", None);
-    let target = target_folder(level, source);
+    let target = target_folder(source);
     cargo(names, level, source, &target)?;
     let folder = target.join(TARGET).join(if level == Level::Release { "release" } else { "debug" });
     let mut built = Built::default();
@@ -106,13 +110,8 @@ pub fn build(names: &[&str], level: Level, source: &Path, report: &Report) -> Re
     Ok(built)
 }
 
-fn target_folder(level: Level, source: &Path) -> PathBuf {
-    let base = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).unwrap_or_else(|| source.join("target"));
-    match level {
-        Level::Dev => base,
-        // Its flags differ from those of everyday builds; sharing a folder would rebuild both each time.
-        Level::Release => base.join("image"),
-    }
+fn target_folder(source: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from).unwrap_or_else(|| source.join("target"))
 }
 
 /// Only these programs, but with the features that the whole workspace asks of its dependencies: those of one
@@ -122,12 +121,13 @@ fn cargo(names: &[&str], level: Level, source: &Path, target: &Path) -> Result<(
     command.current_dir(source).args(["build", "--quiet", "--locked", "--workspace"]);
     command.args(names.iter().flat_map(|name| ["--bin", name]));
     command.env("CARGO_TARGET_DIR", target);
-    // Left by an outer cargo; they would change fingerprints and compile everything anew.
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+    // Left by an outer cargo; they would change fingerprints and compile everything anew. Another wrapper than the
+    // workspace's would leave paths of this machine in the programs.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "RUSTC_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(name);
     }
     if level == Level::Release {
-        command.arg("--release").env("CARGO_ENCODED_RUSTFLAGS", remapped(source).join("\x1f"));
+        command.arg("--release");
     }
     let output = command.output().map_err(|source| Error::Start {
         program: "cargo".to_owned(),
@@ -145,13 +145,4 @@ fn cargo(names: &[&str], level: Level, source: &Path, target: &Path) -> Result<(
         status: output.status.to_string(),
         output: lines[lines.len().saturating_sub(30)..].join("\n"),
     })
-}
-
-/// No path of this machine in a release: panics and assertions name source files.
-fn remapped(source: &Path) -> Vec<String> {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    home.iter().map(|h| map(h, "/cargo")).chain([map(source, "/roost")]).collect()
 }

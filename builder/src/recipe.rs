@@ -375,6 +375,9 @@ fn yes() -> bool {
 pub struct Located {
     /// The recipe.
     pub recipe: Recipe,
+    /// What it was asked for by: a name or a path. Advice on commands must use it, for by its own name a recipe
+    /// outside `image/recipes/` is not found.
+    pub asked: String,
     /// Its file.
     pub file: PathBuf,
     /// Its text, as read.
@@ -387,7 +390,7 @@ impl Located {
         let file = locate(name_or_path, source_tree)?;
         let text = std::fs::read_to_string(&file).map_err(at("read", &file))?;
         let recipe = Recipe::parse(&text, &file)?;
-        Ok(Self { recipe, file, text })
+        Ok(Self { recipe, asked: name_or_path.to_owned(), file, text })
     }
 
     /// The lock beside the recipe: `NAME.lock`.

@@ -1,11 +1,10 @@
 //! Writing a guest's tree as `tar.zst`: sorted, with numeric owners, the same bytes for the same tree.
 
-use std::io::{Read as _, Write};
+use std::io::Write;
 use std::path::Path;
 
 use image::manifest::Artifact;
 use image::{Entry, Kind, Tree};
-use sha2::Digest as _;
 
 use crate::error::{Error, Result, at};
 use crate::programs::Level;
@@ -26,24 +25,9 @@ pub fn write(tree: &Tree, file: &Path, level: Level, report: &Report) -> Result<
         .map_err(|source| Error::Assemble { action: format!("write {}", file.display()), source: Box::new(source) })?;
     let temporary = out.finish().map_err(at("write", file))?;
     temporary.persist(file).map_err(|e| at("write", file)(e.error))?;
-    let written = digest(file).map_err(at("read", file))?;
+    let written = std::fs::File::open(file).and_then(Artifact::of).map_err(at("read", file))?;
     step.end(&crate::report::megabytes(written.bytes));
     Ok(written)
-}
-
-fn digest(file: &Path) -> std::io::Result<Artifact> {
-    let mut hash = sha2::Sha256::new();
-    let mut reader = std::fs::File::open(file)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let n = reader.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(Artifact { sha256: model::Digest(hash.finalize().into()).to_string(), bytes });
-        }
-        hash.update(&buffer[..n]);
-        bytes += n as u64;
-    }
 }
 
 /// The bytes depend on the level and on having workers at all, but not on how many there are.
@@ -99,6 +83,7 @@ fn header(entry: &Entry) -> tar::Header {
 mod tests {
     use super::*;
     use crate::report::Style;
+    use std::io::Read as _;
 
     #[test]
     fn a_tree_is_written_with_owners_times_links_and_attributes() {

@@ -276,13 +276,6 @@ impl Table {
         }
     }
 
-    /// Whether the table ends before the disk does: it was written for a smaller one.
-    #[must_use]
-    pub fn is_short_of(&self, disk_bytes: u64) -> bool {
-        let last = disk_bytes / self.gpt.sector_size - 1;
-        self.gpt.header.primary_lba.max(self.gpt.header.backup_lba) < last
-    }
-
     /// Lets the table reach to the end of the disk; the backup header moves there when it is written.
     ///
     /// # Errors

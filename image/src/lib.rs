@@ -25,6 +25,7 @@
 //! ```
 
 pub mod cpio;
+mod digest;
 pub mod disk;
 pub mod fat;
 pub mod gpt;
@@ -34,4 +35,5 @@ pub mod tree;
 pub mod uki;
 pub mod verity;
 
+pub use digest::digest;
 pub use tree::{Content, Entry, Kind, Tree, TreeError};

@@ -4,9 +4,11 @@
 //! difference between two images is a difference between two texts.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::digest;
 use crate::tree::{Entry, Kind, Tree, TreeError};
 use crate::verity::{Verity, hex};
 
@@ -71,6 +73,17 @@ pub struct Artifact {
     pub sha256: String,
     /// Length in bytes.
     pub bytes: u64,
+}
+
+impl Artifact {
+    /// That of all that a reader has left.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(reader: impl io::Read) -> io::Result<Self> {
+        let (sha256, bytes) = digest(reader)?;
+        Ok(Self { sha256: hex(&sha256), bytes })
+    }
 }
 
 /// What one package contributes.

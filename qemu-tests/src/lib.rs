@@ -8,7 +8,8 @@ mod numbers;
 
 pub use numbers::Numbers;
 
-use builder::lab::{Cluster, Images, LabError};
+use anyhow::{Result, ensure};
+use builder::lab::{Chaos, Cluster, Images, LabError};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -46,6 +47,18 @@ pub fn wait_for_log(log: &Path, words: &[&str], limit: Duration) -> Result<Strin
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Waits until another single process of this name runs instead of those that were ended.
+pub fn wait_for_successor(chaos: &mut Chaos, name: &str, ended: &[u32], limit: Duration) -> Result<()> {
+    let mut now = Vec::new();
+    let mut replaced = || {
+        now = chaos.pids(name).unwrap_or_default();
+        now.len() == 1 && now != ended
+    };
+    wait_until(limit, &mut replaced);
+    ensure!(replaced(), "{name}: {ended:?} were ended, and now there are {now:?}");
+    Ok(())
 }
 
 /// Waits until `done`, at most so long; the caller looks at what it found.

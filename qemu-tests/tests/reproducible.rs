@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use builder::lab::Lab;
+use builder::{elf, programs};
 use sha2::{Digest, Sha256};
 
 /// Everything around a build that must not show in its result.
@@ -18,16 +20,23 @@ struct Surroundings {
     locale: &'static str,
     /// What the build is started through: another user, fewer processors.
     through: &'static [&'static str],
+    /// Where sources, crates and compiled programs are; nothing: where they are in everyday work.
+    places: Vec<(&'static str, PathBuf)>,
 }
 
-const PLAIN: Surroundings = Surroundings { out: "a", umask: "022", zone: "UTC", locale: "C", through: &[] };
+const PLAIN: Surroundings =
+    Surroundings { out: "a", umask: "022", zone: "UTC", locale: "C", through: &[], places: Vec::new() };
 const ODD: Surroundings = Surroundings {
     out: "some where/else",
     umask: "077",
     zone: "Pacific/Chatham",
     locale: "tr_TR.UTF-8",
     through: &["unshare", "--user", "--map-user=4711", "--map-group=4712", "taskset", "--cpu-list", "0"],
+    places: Vec::new(),
 };
+
+/// What an image of ours is packed with.
+const PROGRAMS: [&str; 4] = ["node-init", "noded", "router", "vma"];
 
 #[test]
 fn the_node_image_has_the_same_bytes_in_any_surroundings() -> Result<()> {
@@ -35,12 +44,74 @@ fn the_node_image_has_the_same_bytes_in_any_surroundings() -> Result<()> {
     let roost = lab.program("roost");
     let first = build(&roost, &lab.path("first"), &PLAIN)?;
     let second = build(&roost, &lab.path("second place"), &ODD)?;
+    ensure_equal(&lab, &first, &second)
+}
+
+#[test]
+#[ignore = "compiles everything once more: runs in the full suite"]
+fn the_node_image_has_the_same_bytes_from_another_checkout() -> Result<()> {
+    let lab = Lab::new("reproducible-elsewhere")?;
+    let roost = lab.program("roost");
+    let first = build(&roost, &lab.path("first"), &PLAIN)?;
+    let places = vec![
+        ("ROOST_SOURCE", copy_of_sources(&lab.path("another/checkout"))?),
+        ("CARGO_HOME", copy_of_crates(&lab.path("another.home"))?),
+        ("CARGO_TARGET_DIR", lab.path("compiled")),
+    ];
+    let second = build(&roost, &lab.path("second"), &Surroundings { places, ..PLAIN })?;
+    ensure_equal(&lab, &first, &second)
+}
+
+/// The cheap half of the above: what depends on a folder names it.
+#[test]
+fn no_program_says_where_it_was_compiled() -> Result<()> {
+    let lab = Lab::new("reproducible-programs")?;
+    let target = lab.program("..").canonicalize().context("Cannot find the folder of programs")?;
+    let places = [cargo_home()?, programs::source_tree().canonicalize()?, target];
+    for name in PROGRAMS {
+        let program = lab.program(name);
+        let bytes = std::fs::read(&program).with_context(|| format!("Cannot read {}", program.display()))?;
+        let packed = elf::strip(bytes).with_context(|| format!("Cannot strip {}", program.display()))?;
+        for place in &places {
+            let place = place.as_os_str().as_encoded_bytes();
+            let at = packed.windows(place.len()).position(|bytes| bytes == place);
+            let said = at.map(|at| String::from_utf8_lossy(&packed[at..packed.len().min(at + 120)]).into_owned());
+            ensure!(said.is_none(), "{name} says where it was compiled: {said:?} (see .cargo/rustc)");
+        }
+    }
+    Ok(())
+}
+
+fn ensure_equal(lab: &Lab, first: &BTreeMap<String, String>, second: &BTreeMap<String, String>) -> Result<()> {
     let names: Vec<&String> = first.keys().collect();
     ensure!(names.len() == 7, "a node has seven artifacts, not {names:?}");
     let differ: Vec<&String> = names.into_iter().filter(|name| first.get(*name) != second.get(*name)).collect();
     ensure!(differ.is_empty() && first.len() == second.len(), "{differ:?} differ: compare them in {:?}", lab.dir());
     // Two disk images are of no use to anybody once they are known to be equal.
     std::fs::remove_dir_all(lab.dir()).context("Cannot remove the lab")
+}
+
+/// Copies the source tree, without what was made of it.
+fn copy_of_sources(to: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(to).with_context(|| format!("Cannot make {}", to.display()))?;
+    let script = "tar -C \"$1\" --exclude ./target --exclude ./out --exclude ./.git -c . | tar -C \"$2\" -x";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(programs::source_tree()).arg(to);
+    ensure!(command.status().context("Cannot run sh")?.success(), "the sources were not copied");
+    Ok(to.to_owned())
+}
+
+/// A home of cargo's with the crates of this one, so that nothing is downloaded.
+fn copy_of_crates(to: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(to).with_context(|| format!("Cannot make {}", to.display()))?;
+    symlink(cargo_home()?.join("registry"), to.join("registry")).context("Cannot link the crates")?;
+    Ok(to.to_owned())
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let default = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"));
+    named.or_else(default).context("neither CARGO_HOME nor HOME is set")
 }
 
 /// Builds afresh from the lock in `folder`, and returns the digest of each artifact by name.
@@ -51,6 +122,7 @@ fn build(roost: &Path, folder: &Path, around: &Surroundings) -> Result<BTreeMap<
     let mut command = Command::new("sh");
     command.args(["-c", &script, "sh"]).args(around.through).arg(roost).args(build).current_dir(folder);
     command.env("TZ", around.zone).env("LC_ALL", around.locale);
+    command.envs(around.places.iter().map(|(name, place)| (name, place)));
     let output = command.output().context("Cannot run sh")?;
     let words = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the build in {} ended with {}:\n{words}", folder.display(), output.status);

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use builder::lab::{Chaos, Cluster, Desk, VM};
-use qemu_tests::{Numbers, images, wait_until};
+use qemu_tests::{Numbers, images, wait_for_successor, wait_until};
 use std::{
     net::{TcpListener, TcpStream},
     time::Duration,
@@ -75,13 +75,7 @@ fn tell(name: &str, kills: usize) -> Result<()> {
 fn kill_noded(chaos: &mut Chaos) -> Result<()> {
     let killed = chaos.kill("noded")?;
     ensure!(killed.len() == 1, "not one noded but {killed:?}");
-    let mut now = Vec::new();
-    wait_until(COMES_BACK, || {
-        now = chaos.pids("noded").unwrap_or_default();
-        now.len() == 1 && now != killed
-    });
-    ensure!(now.len() == 1 && now != killed, "noded did not come back: {now:?}");
-    Ok(())
+    wait_for_successor(chaos, "noded", &killed, COMES_BACK)
 }
 
 /// Types what sends back all that comes through the channel, until it has connected.

@@ -2,16 +2,15 @@
 
 use anyhow::{Result, ensure};
 use builder::lab::{Boot, Firmware, Lab};
-use qemu_tests::{images, wait_until};
-use std::time::Duration;
+use qemu_tests::{images, wait_for_successor};
+use std::time::{Duration, Instant};
 
 /// From power-on to Ready.
 const LIMIT: Duration = Duration::from_secs(120);
 /// A daemon that says nothing for 60 s hangs.
 const HANGS: Duration = Duration::from_secs(100);
-/// A watchdog is set to 60 s. The emulated chipset's, which a machine of this kind has beside the one that the lab
-/// plugs in, counts down twice.
-const BITES: Duration = Duration::from_secs(200);
+/// A watchdog is set to 30 s, and this machine's counts down twice; clocks of a busy host's machines run behind a little.
+const BITES: Duration = Duration::from_secs(75);
 
 #[test]
 fn a_noded_that_hangs_is_replaced_and_a_pid_1_that_hangs_resets_the_machine() -> Result<()> {
@@ -25,17 +24,14 @@ fn a_noded_that_hangs_is_replaced_and_a_pid_1_that_hangs_resets_the_machine() ->
     let hung = chaos.stop("noded")?;
     ensure!(hung.len() == 1, "{hung:?}");
     node.console().wait_for("Service hangs and is killed", HANGS)?;
-    let mut now = Vec::new();
-    wait_until(Duration::from_secs(30), || {
-        now = chaos.pids("noded").unwrap_or_default();
-        now.len() == 1 && now != hung
-    });
-    ensure!(now.len() == 1 && now != hung, "{hung:?} is still there, or nobody is: {now:?}");
+    wait_for_successor(&mut chaos, "noded", &hung, Duration::from_secs(30))?;
 
     node.console().mark()?;
     let mut qmp = node.qmp()?;
     chaos.hang()?;
+    let hung = Instant::now();
     let event = qmp.wait_event("WATCHDOG", BITES)?;
+    eprintln!("the watchdog reset the machine {:.1} s after PID 1 hung", hung.elapsed().as_secs_f64());
     ensure!(event["action"] == "reset", "{event}");
     // It comes up again by itself, and the store sees the same node.
     node.console().wait_for("Ready after", LIMIT)?;

@@ -58,19 +58,6 @@ pub struct Events {
     pub frozen: bool,
 }
 
-/// What a group uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of memory, page cache included.
-    pub memory: u64,
-    /// Microseconds of CPU time since it was made.
-    pub cpu_us: u64,
-    /// Tasks.
-    pub pids: u64,
-    /// Processes killed for want of memory since it was made.
-    pub oom_kills: u64,
-}
-
 impl Cgroup {
     /// The group at this path, which must be there.
     pub fn at(path: impl Into<PathBuf>) -> Self {
@@ -206,14 +193,9 @@ impl Cgroup {
         Ok(true)
     }
 
-    /// What it uses.
-    pub fn usage(&self) -> Result<Usage> {
-        Ok(Usage {
-            memory: self.number("memory.current")?,
-            cpu_us: field(&self.read("cpu.stat")?, "usage_usec"),
-            pids: self.number("pids.current")?,
-            oom_kills: field(&self.read("memory.events")?, "oom_kill"),
-        })
+    /// Processes in it and below that were killed for want of memory since it was made.
+    pub fn oom_kills(&self) -> Result<u64> {
+        Ok(field(&self.read("memory.events")?, "oom_kill"))
     }
 
     /// Removes it and all groups below; they must be empty of processes (`EBUSY`). Fine if it is gone.
@@ -243,15 +225,6 @@ impl Cgroup {
     fn read(&self, file: &str) -> Result<String> {
         let path = self.0.join(file);
         std::fs::read_to_string(&path).map_err(Error::of("read", path.display()))
-    }
-
-    fn number(&self, file: &str) -> Result<u64> {
-        let text = self.read(file)?;
-        text.trim().parse().map_err(|_| Error::Malformed {
-            object: self.0.join(file).display().to_string(),
-            found: text.trim().to_owned(),
-            expected: "a number",
-        })
     }
 }
 
@@ -337,17 +310,13 @@ mod tests {
     }
 
     #[test]
-    fn usage_and_events_are_read() {
+    fn events_and_processes_are_read() {
         let (_dir, group) = group(&[
-            ("memory.current", "4096\n"),
-            ("cpu.stat", "usage_usec 77\nuser_usec 50\n"),
-            ("pids.current", "3\n"),
             ("memory.events", "low 0\noom 1\noom_kill 2\n"),
             ("cgroup.events", "populated 1\nfrozen 0\n"),
             ("cgroup.procs", "1\n22\n"),
         ]);
-        let expect = Usage { memory: 4096, cpu_us: 77, pids: 3, oom_kills: 2 };
-        assert_eq!(group.usage().expect("read"), expect);
+        assert_eq!(group.oom_kills().expect("read"), 2);
         assert_eq!(group.events().expect("read"), Events { populated: true, frozen: false });
         assert_eq!(group.processes().expect("read"), [1, 22]);
     }

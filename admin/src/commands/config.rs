@@ -1,10 +1,7 @@
 //! `qa config`: configuration of the cluster.
 
 use super::{Command, Session};
-use crate::{
-    args::{Keys as Pairs, SyntaxError},
-    output,
-};
+use crate::{args::Keys as Pairs, output};
 use anyhow::{Context, bail};
 use model::{
     api::{ConfigEntry, Done, Keys, Ssl},
@@ -31,10 +28,7 @@ pub const COMMANDS: &[Command] = &[
         doc: "Sets configuration; nodes follow at once.",
         verb: None,
         read: |invocation| {
-            let pairs = Pairs::new(&invocation.arguments, &["*"])?.into_pairs();
-            if pairs.is_empty() {
-                return Err(SyntaxError::MissingKey("KEY=VALUE"));
-            }
+            let pairs = Pairs::any(&invocation.arguments)?;
             Ok(Box::new(move |session| set(session, pairs)))
         },
     },

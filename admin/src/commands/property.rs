@@ -1,10 +1,7 @@
 //! `qa OBJECT propget|propset|propdel`: custom properties.
 
 use super::{Command, Session};
-use crate::{
-    args::{Keys as Pairs, SyntaxError},
-    output,
-};
+use crate::{args::Keys as Pairs, output};
 use anyhow::bail;
 use model::api::{Done, Keys, PropertyRow};
 use std::{collections::BTreeMap, process::ExitCode};
@@ -30,10 +27,7 @@ macro_rules! of {
                 doc: "Sets properties.",
                 verb: None,
                 read: |invocation| {
-                    let pairs = Pairs::new(&invocation.arguments, &["*"])?.into_pairs();
-                    if pairs.is_empty() {
-                        return Err(SyntaxError::MissingKey("KEY=VALUE"));
-                    }
+                    let pairs = Pairs::any(&invocation.arguments)?;
                     Ok(Box::new(move |session| set(session, $path, $plural, pairs)))
                 },
             },

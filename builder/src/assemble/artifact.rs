@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use image::disk::Disk;
 use image::manifest::Artifact;
-use image::verity::hex;
-use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::error::at;
@@ -76,24 +74,14 @@ impl Artifacts {
     }
 
     fn end(&mut self, path: PathBuf, mut file: NamedTempFile) -> Result<()> {
-        let artifact = digest(file.as_file_mut()).map_err(at("read", &path))?;
+        let artifact = whole(file.as_file_mut()).map_err(at("read", &path))?;
         self.done.push((path, file, artifact));
         Ok(())
     }
 }
 
 /// Digest and length of a whole file.
-pub fn digest(file: &mut File) -> io::Result<Artifact> {
+pub fn whole(file: &mut File) -> io::Result<Artifact> {
     file.seek(SeekFrom::Start(0))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(Artifact { sha256: hex(&hash.finalize()), bytes });
-        }
-        hash.update(&buffer[..n]);
-        bytes += n as u64;
-    }
+    Artifact::of(file)
 }

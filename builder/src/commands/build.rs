@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use image::manifest::Manifest;
 use serde_json::json;
 
+use super::common::{Fetching, Telling};
 use crate::build::{Options, Outcome, build};
 use crate::programs::Level;
 use crate::report::{Report, Style, megabytes};
@@ -30,23 +31,21 @@ pub struct Args {
     /// Short for --level release.
     #[arg(long, conflicts_with = "level")]
     release: bool,
-    /// Debian mirror, such as http://HOST/debian; default: that of this host's apt.
-    #[arg(long, env = "ROOST_MIRROR", value_name = "URL")]
-    mirror: Option<String>,
-    /// Events as JSON, one a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    fetching: Fetching,
+    #[command(flatten)]
+    telling: Telling,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let report = Report::new(Style::choose(args.json));
+    let report = args.telling.report();
     let options = Options {
         out: args.out.clone(),
         locked: args.locked,
         no_cache: args.no_cache,
         level: if args.release { Level::Release } else { args.level },
-        mirror: args.mirror.clone(),
+        mirror: args.fetching.mirror.clone(),
     };
     let outcome = build(&args.recipe, &options, &report)?;
     show(&outcome, &report)

@@ -1,9 +1,10 @@
 //! `roost lock`: resolve recipes anew and say what moved.
 
+use super::common::{Fetching, Telling};
 use crate::build::relock;
 use crate::cache::Cache;
+use crate::mirror::Mirror;
 use crate::recipe::Located;
-use crate::report::{Report, Style};
 
 /// Resolve a recipe's packages against Debian and write its lock file.
 #[derive(Debug, clap::Args)]
@@ -11,21 +12,20 @@ pub struct Args {
     /// Recipes, by name (in image/recipes/) or by path.
     #[arg(value_name = "RECIPE", required = true)]
     recipes: Vec<String>,
-    /// Debian mirror, such as http://HOST/debian; default: that of this host's apt.
-    #[arg(long, env = "ROOST_MIRROR", value_name = "URL")]
-    mirror: Option<String>,
-    /// Events as JSON, one a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    fetching: Fetching,
+    #[command(flatten)]
+    telling: Telling,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let report = Report::new(Style::choose(args.json));
+    let report = args.telling.report();
     let source = crate::source_dir()?;
+    let mirror = Mirror::given(args.fetching.mirror.as_deref())?;
     for recipe in &args.recipes {
         let located = Located::find(recipe, &source)?;
-        let (lock, moved) = relock(&located, args.mirror.as_deref(), &Cache::of_user(), &report)?;
+        let (lock, moved) = relock(&located, mirror.as_ref(), &Cache::of_user(), &report)?;
         let count = lock.packages.len();
         match moved {
             None => report.note(&format!("{recipe}: {count} packages locked")),

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
+use super::common::Telling;
+use crate::cache::{self, Cache};
 use crate::elf;
 use crate::programs::{self, Level};
-use crate::report::{Report, Style, megabytes};
+use crate::report::megabytes;
 
 /// Programs that run elsewhere than in an image of ours.
 const TOOLS: [&str; 4] = ["store", "qa", "router", "vma"];
@@ -21,19 +23,18 @@ pub struct Args {
     /// How much to spend on size.
     #[arg(long, value_enum, default_value = "release")]
     level: Level,
-    /// Events as JSON, one a line.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    telling: Telling,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let report = Report::new(Style::choose(args.json));
-    let built = programs::build(&TOOLS, args.level, &crate::source_dir()?, &report)?;
+    let report = args.telling.report();
+    let built = programs::build(&TOOLS, args.level, &crate::source_dir()?, &Cache::of_user(), &report)?;
     for (name, bytes) in built.iter() {
         check_static(name, bytes)?;
         let file = args.out.join(name);
-        crate::cache::write_whole(&file, bytes)?;
+        cache::write_whole(&file, bytes)?;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
             .with_context(|| format!("Cannot make {} executable", file.display()))?;
         report.note(&format!("{:<8} {:>10}  {}", name, megabytes(bytes.len() as u64), file.display()));

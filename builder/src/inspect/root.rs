@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Seek, SeekFrom};
 
 use backhand::{FilesystemReader, InnerNode};
-use image::manifest::Manifest;
-use image::verity::{self, Verity, hex};
-use sha2::{Digest, Sha256};
+use image::manifest::{Artifact, Manifest};
+use image::verity::{self, Verity};
 
 use super::error::{differs, in_part};
 use super::{Inspection, Result};
@@ -88,7 +87,7 @@ fn seen(
 ) -> std::result::Result<Seen, io::Error> {
     let (kind, data) = match &node.inner {
         InnerNode::Dir(_) => ("dir".to_owned(), String::new()),
-        InnerNode::File(file) => ("file".to_owned(), digest(reader.file(file).reader())?),
+        InnerNode::File(file) => ("file".to_owned(), Artifact::of(reader.file(file).reader())?.sha256),
         InnerNode::Symlink(link) => ("link".to_owned(), link.link.to_string_lossy().into_owned()),
         InnerNode::CharacterDevice(device) => (format!("char {}", numbers(device.device_number)), String::new()),
         InnerNode::BlockDevice(device) => (format!("block {}", numbers(device.device_number)), String::new()),
@@ -101,15 +100,4 @@ fn seen(
 
 fn numbers(device: u32) -> String {
     format!("{}:{}", device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00)
-}
-
-fn digest(mut contents: impl Read) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match contents.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
-            n => hash.update(&buffer[..n]),
-        }
-    }
 }

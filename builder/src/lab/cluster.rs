@@ -48,39 +48,24 @@ pub struct Cluster {
     pub vm: u32,
     /// From power-on until the store saw the node running.
     pub power_on_to_ready: Duration,
-    images: Images,
-    firmware: Firmware,
+    /// As what it boots, its seed apart.
+    boot: Boot,
 }
 
 impl Cluster {
     /// Starts store and node, and adds OS flavour, image, user and VM while the node boots. `step` hears what is done.
     pub fn start(lab: Lab, images: &Images, firmware: Firmware, step: &mut dyn FnMut(&str)) -> Result<Self, LabError> {
-        Self::start_on(lab, images, Boot::new(&images.node).firmware(firmware), firmware, step)
+        Self::start_on(lab, images, Boot::new(&images.node).firmware(firmware), step)
     }
 
-    fn start_on(
-        lab: Lab,
-        images: &Images,
-        boot: Boot,
-        firmware: Firmware,
-        step: &mut dyn FnMut(&str),
-    ) -> Result<Self, LabError> {
+    fn start_on(lab: Lab, images: &Images, boot: Boot, step: &mut dyn FnMut(&str)) -> Result<Self, LabError> {
         let store = lab.store()?;
         step("the store runs");
         let seed = store.seed("node1")?;
-        let node = lab.boot(boot.seed(seed))?;
+        let node = lab.boot(boot.clone().seed(seed))?;
         step("the node's power is on");
         let Desktop { vm, password } = Desktop::add(&store, images, step)?;
-        let mut cluster = Self {
-            lab,
-            store,
-            node,
-            password,
-            vm,
-            power_on_to_ready: Duration::ZERO,
-            images: images.clone(),
-            firmware,
-        };
+        let mut cluster = Self { lab, store, node, password, vm, power_on_to_ready: Duration::ZERO, boot };
         cluster.wait_ready()?;
         cluster.power_on_to_ready = cluster.node.started().elapsed();
         step("the node is Ready");
@@ -95,7 +80,7 @@ impl Cluster {
     /// The same, with a node that takes faults: see [`Machine::chaos`].
     pub fn with_faults(name: &str, images: &Images) -> Result<Self, LabError> {
         let boot = Boot::new(&images.node).firmware(Firmware::Direct).chaos();
-        Self::start_on(Lab::new(name)?, images, boot, Firmware::Direct, &mut |_| {})
+        Self::start_on(Lab::new(name)?, images, boot, &mut |_| {})
     }
 
     /// Waits until the store sees the node running; returns its row.
@@ -130,7 +115,7 @@ impl Cluster {
     pub fn boot_again(&mut self) -> Result<(), LabError> {
         // It has an identity by now: a seed without token says where the store is.
         let seed = self.store.seed("node1")?;
-        self.node = self.lab.boot(Boot::new(&self.images.node).firmware(self.firmware).seed(seed))?;
+        self.node = self.lab.boot(self.boot.clone().seed(seed))?;
         self.wait_ready().map(drop)
     }
 }

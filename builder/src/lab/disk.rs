@@ -1,6 +1,10 @@
 //! The disk of a machine that is off: read it, and damage it, as a failing drive or a thief would.
 
-use super::{Lab, LabError, file, machine::overlay, process::run};
+use super::{
+    Lab, LabError, file,
+    machine::{DISK_GIB, overlay},
+    process::run,
+};
 use image::gpt::{Partition, Table};
 use std::{
     io::Cursor,
@@ -19,12 +23,12 @@ pub struct Disk {
 }
 
 impl Lab {
-    /// The disk on which the machine of this name boots: what its last boot left, or a new one over `image`, of 8 GiB.
+    /// The disk on which the machine of this name boots: what its last boot left, or a new one over `image`.
     pub fn disk(&self, machine: &str, image: &Path) -> Result<Disk, LabError> {
         let path = self.path(&format!("{machine}.qcow2"));
         if !path.exists() {
             let image = file("find", image, std::fs::canonicalize)?;
-            overlay(&image, &path, 8)?;
+            overlay(&image, &path, DISK_GIB)?;
         }
         Ok(Disk { path, scratch: self.path(&format!("{machine}.bytes")) })
     }

@@ -39,7 +39,7 @@ impl Boot {
             image: image.into(),
             firmware: Firmware::Uefi,
             memory_mib: 3072,
-            disk_gib: 8,
+            disk_gib: DISK_GIB,
             seed: None,
             plug: None,
             extra: Vec::new(),
@@ -65,7 +65,7 @@ impl Boot {
         self
     }
 
-    /// Size of its disk; 8 GiB unless said otherwise. Only what is written takes room on this host.
+    /// Size of its disk; [`DISK_GIB`] unless said otherwise. Only what is written takes room on this host.
     pub fn disk_gib(mut self, gib: u32) -> Self {
         self.disk_gib = gib;
         self
@@ -95,6 +95,9 @@ impl Boot {
         self
     }
 }
+
+/// Size of a machine's disk unless said otherwise.
+pub(super) const DISK_GIB: u32 = 8;
 
 /// A running machine. Dropping it is pulling its plug.
 #[derive(Debug)]
@@ -270,7 +273,7 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
         add(flag, value);
     }
     add("-device", "virtio-rng-pci".to_owned());
-    add("-device", "i6300esb".to_owned());
+    // The chipset has a watchdog, of the slower kind: it counts down twice before it bites.
     add("-action", "watchdog=reset".to_owned());
     if boot.chaos {
         add("-device", "virtio-serial-pci".to_owned());

@@ -6,8 +6,6 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::TreeError;
 
 /// The bytes of a regular file: in memory, or still on this machine's disk.
@@ -103,16 +101,8 @@ impl Content {
     /// # Errors
     /// As [`Content::read`].
     pub fn sha256(&self) -> Result<[u8; 32], TreeError> {
-        let mut reader = self.open()?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let n = reader.read(&mut buffer).map_err(|source| TreeError::Read { path: self.source_path(), source })?;
-            if n == 0 {
-                return Ok(hash.finalize().into());
-            }
-            hash.update(&buffer[..n]);
-        }
+        let digest = crate::digest::digest(self.open()?);
+        digest.map(|(sha256, _)| sha256).map_err(|source| TreeError::Read { path: self.source_path(), source })
     }
 
     fn source_path(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The kernel command line, which is part of the signed image and carries the root's hash.
 
 use super::phases::BootError;
-use sys::dm::{OnCorruption, Verity};
+use image::verity::Verity;
 
 /// What it says to us.
 #[derive(Debug, PartialEq)]
@@ -11,13 +11,9 @@ pub struct Cmdline {
 }
 
 impl Cmdline {
-    /// The root partition's PARTUUID: the first 16 bytes of the root hash.
+    /// The root partition's PARTUUID.
     pub fn root_uuid(&self) -> String {
-        let mut text: String = self.verity.root[..16].iter().map(|b| format!("{b:02x}")).collect();
-        for dash in [20, 16, 12, 8] {
-            text.insert(dash, '-');
-        }
-        text
+        self.verity.partition_uuid().to_string()
     }
 }
 
@@ -30,27 +26,8 @@ pub fn read() -> Result<Cmdline, BootError> {
 fn parse(text: &str) -> Result<Cmdline, BootError> {
     let value = text.split_whitespace().filter_map(|w| w.strip_prefix("roost.verity=")).next_back();
     let Some(value) = value else { return Err(BootError::Cmdline { found: "no roost.verity=".to_owned() }) };
-    let verity = verity(value).ok_or_else(|| BootError::Cmdline { found: format!("roost.verity={value}") })?;
+    let verity = value.parse().map_err(|_| BootError::Cmdline { found: format!("roost.verity={value}") })?;
     Ok(Cmdline { verity })
-}
-
-fn verity(value: &str) -> Option<Verity> {
-    let mut parts = value.split(':');
-    let root = hex(parts.next()?)?.try_into().ok()?;
-    let salt = hex(parts.next()?).filter(|s| s.len() <= 256)?;
-    // 4096-byte blocks whose 512-byte sectors the kernel counts in 64 bits.
-    let data_blocks = parts.next()?.parse().ok().filter(|n| (1..u64::MAX / 4096).contains(n))?;
-    let end = parts.next();
-    end.is_none().then_some(Verity { root, salt, data_blocks, on_corruption: OnCorruption::Panic })
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: &u8| (*b as char).to_digit(16);
-    let pairs = text.as_bytes().chunks(2).map(|p| match p {
-        [a, b] => Some((digit(a)? * 16 + digit(b)?) as u8),
-        _ => None,
-    });
-    pairs.collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::phases::BootError;
 use crate::devices::Devices;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use sys::dm::{OnCorruption, Verity};
 use sys::mount::{MsFlags, mount};
 
 /// Where the root is mounted while it is not yet the root.
@@ -29,7 +30,9 @@ fn seen() -> String {
 /// Puts the checked device together and mounts it.
 pub fn open(cmdline: &Cmdline, partition: &Path, devices: &mut Devices) -> Result<PathBuf, BootError> {
     MODULES.iter().try_for_each(|m| devices.require(m))?;
-    let device = cmdline.verity.open(partition, "roost-root")?;
+    let image::verity::Verity { root, salt, data_blocks } = cmdline.verity.clone();
+    let checked = Verity { root, salt, data_blocks, on_corruption: OnCorruption::Panic };
+    let device = checked.open(partition, "roost-root")?;
     std::fs::create_dir_all(TARGET).map_err(sys::Error::of("create", TARGET))?;
     mount(&device, TARGET, "squashfs", MsFlags::MS_RDONLY | MsFlags::MS_NODEV, "")?;
     Ok(TARGET.into())

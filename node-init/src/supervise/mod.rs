@@ -16,7 +16,7 @@ use crate::console::Console;
 use crate::fail::{Failure, chain, describe};
 use crate::kmsg;
 use chaos::Chaos;
-use hardware::{FEED_EVERY, Happened, Hardware};
+use hardware::{Happened, Hardware};
 use model::init::{ALIVE_LIMIT_S, FromInit, NODED_FD, ToInit};
 use output::Output;
 use service::{Kind, Status, Supervised};
@@ -276,7 +276,7 @@ impl Supervisor {
     /// Only while `noded` is alive: a node whose daemon does not come back is taken over by others, and must be off.
     fn feed(&mut self, now: Duration) {
         let healthy = self.shutdown.is_some() || now.saturating_sub(self.alive_at) <= ALIVE_LIMIT;
-        if healthy && now.saturating_sub(self.fed_at) >= FEED_EVERY {
+        if healthy && now.saturating_sub(self.fed_at) >= self.hardware.feed_every() {
             self.hardware.feed();
             self.fed_at = now;
         }
@@ -314,8 +314,11 @@ impl Supervisor {
             service.output.pass_on(now, self.log.as_ref());
             service.output.close();
         }
-        self.hardware.feed();
-        shutdown::finish(how, &self.cgroups.guests, &self.cgroups.roost, |line| self.console.line(line))
+        // All its steps together may take longer than the watchdog waits; none alone does.
+        shutdown::finish(how, &self.cgroups.guests, &self.cgroups.roost, |line| {
+            self.console.line(line);
+            self.hardware.feed();
+        })
     }
 
     /// Until something happens or is due.
@@ -326,9 +329,10 @@ impl Supervisor {
         fds.extend(self.hardware.fds());
         let fds: Vec<_> = fds.into_iter().map(|fd| (fd, Interest::Read)).collect();
         let dues = self.services.iter().filter_map(Supervised::due).chain(self.shutdown.map(|s| s.due()));
-        let due = dues.chain([self.fed_at + FEED_EVERY, self.alive_at + ALIVE_LIMIT]).filter(|d| *d > now).min();
-        // At least once in ten seconds: the loop's turning is what the watchdog is fed for.
-        let limit = due.map_or(FEED_EVERY, |d| d.saturating_sub(now)).min(FEED_EVERY);
+        let feed_every = self.hardware.feed_every();
+        let due = dues.chain([self.fed_at + feed_every, self.alive_at + ALIVE_LIMIT]).filter(|d| *d > now).min();
+        // At least so often: the loop's turning is what the watchdog is fed for.
+        let limit = due.map_or(feed_every, |d| d.saturating_sub(now)).min(feed_every);
         sys::poll::wait(&fds, Some(limit)).map(drop)
     }
 }

@@ -74,8 +74,8 @@ impl Shutdown {
     }
 }
 
-/// Kills what is left, writes back and unmounts what can be, and ends the machine's run.
-pub fn finish(how: End, guests: &Cgroup, services: &Cgroup, say: impl Fn(&str)) -> ! {
+/// Kills what is left, writes back and unmounts what can be, and ends the machine's run. `say` hears each step before it.
+pub fn finish(how: End, guests: &Cgroup, services: &Cgroup, mut say: impl FnMut(&str)) -> ! {
     say("Stopping everything else");
     for group in [guests, services] {
         if let Err(e) = group.kill().and_then(|()| group.wait_empty(Duration::from_secs(5))) {

@@ -127,6 +127,12 @@ impl Counts {
     }
 }
 
+/// An owner whom a guest can have; else what is wrong with it. `what` is `uid` or `gid`.
+fn guests_id(what: &str, id: u64) -> std::result::Result<u32, String> {
+    let own = u32::try_from(id).ok().filter(|_| id <= ID_MAX);
+    own.ok_or_else(|| format!("belongs to {what} {id}: expected at most {ID_MAX}, a guest has no others"))
+}
+
 type Writer = squashfs::Writer<BufWriter<File>>;
 
 /// Converts `upload` to a squashfs at `scratch`. Blocks; on failure `scratch` is left for the caller to remove.
@@ -237,11 +243,5 @@ impl Read for Source {
 }
 
 fn digest_of(path: &Path) -> io::Result<Digest> {
-    let (mut file, mut hash, mut buffer) = (File::open(path)?, sha2::Sha256::new(), vec![0; 256 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Digest(hash.finalize().into())),
-            read => hash.update(&buffer[..read]),
-        }
-    }
+    Ok(Digest(::image::digest(File::open(path)?)?.0))
 }

@@ -1,6 +1,6 @@
 //! A tar stream into a squashfs.
 
-use super::{Counts, ID_MAX, ImportError, Result, Writer};
+use super::{Counts, ImportError, Result, Writer, guests_id};
 use image::squashfs::{Attrs, Special, xattr_is_storable};
 use std::{
     cell::Cell,
@@ -119,10 +119,7 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>, counts: &mut Counts) -> std::re
             Some(id) => id,
             None => own.map_err(text)?,
         };
-        match u32::try_from(id) {
-            Ok(small) if id <= ID_MAX => Ok(small),
-            _ => Err(format!("belongs to {key} {id}: expected at most {ID_MAX}, a guest has no others")),
-        }
+        guests_id(key, id)
     };
     let (uid, gid) = (id("uid", header.uid())?, id("gid", header.gid())?);
     let mode = u16::try_from(header.mode().map_err(text)? & 0o7777).unwrap_or_default();

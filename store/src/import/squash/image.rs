@@ -45,6 +45,8 @@ pub struct Image<'a> {
     compressor: Compressor,
     ids: Vec<u32>,
     meta: HashMap<u64, (Vec<u8>, u64)>,
+    /// The fragment read last: the ends of many files that follow each other lie in one.
+    fragment: Option<(u32, Vec<u8>)>,
 }
 
 /// What an inode says.
@@ -102,7 +104,7 @@ impl<'a> Image<'a> {
             directory_table,
             fragment_table,
         };
-        let mut image = Self { file, superblock, compressor, ids: Vec::new(), meta: HashMap::new() };
+        let mut image = Self { file, superblock, compressor, ids: Vec::new(), meta: HashMap::new(), fragment: None };
         image.ids = (0..u64::from(ids))
             .map(|n| image.lookup(image.superblock.id_table, n, 4).and_then(|b| u32_of(&mut &b[..])))
             .collect::<io::Result<_>>()?;
@@ -167,10 +169,8 @@ impl<'a> Image<'a> {
     }
 
     pub fn inode(&mut self, reference: u64) -> io::Result<Inode> {
-        let at =
-            self.superblock.inode_table.checked_add(reference >> 16).ok_or_else(|| bad("an inode lies nowhere"))?;
-        let mut reader = MetaReader { at, offset: (reference & 0xffff) as usize, image: self };
-        reader.inode()
+        let start = self.superblock.inode_table;
+        MetaReader::at(self, start, reference)?.inode()
     }
 
     pub fn xattrs(&mut self, index: u32) -> io::Result<BTreeMap<String, Vec<u8>>> {
@@ -214,12 +214,18 @@ impl<'a> Image<'a> {
         if size & 0x100_0000 != 0 { Ok(bytes) } else { self.expand(&bytes, limit as usize) }
     }
 
-    fn fragment(&mut self, index: u32) -> io::Result<Vec<u8>> {
+    fn fragment(&mut self, index: u32) -> io::Result<&[u8]> {
         if index >= self.superblock.fragments {
             return Err(bad("a fragment is not in the table"));
         }
-        let entry = self.lookup(self.superblock.fragment_table, u64::from(index), 16)?;
-        self.data(u64_of(&mut &entry[..])?, u32_of(&mut &entry[8..])?)
+        let bytes = match self.fragment.take().filter(|(kept, _)| *kept == index) {
+            Some((_, bytes)) => bytes,
+            None => {
+                let entry = self.lookup(self.superblock.fragment_table, u64::from(index), 16)?;
+                self.data(u64_of(&mut &entry[..])?, u32_of(&mut &entry[8..])?)?
+            }
+        };
+        Ok(&self.fragment.insert((index, bytes)).1)
     }
 }
 
@@ -266,7 +272,7 @@ impl<'i, 'a> MetaReader<'i, 'a> {
         MetaReader::at(self.image, start, reference)?.xattr_value(start, false)
     }
 
-    pub fn inode(&mut self) -> io::Result<Inode> {
+    fn inode(&mut self) -> io::Result<Inode> {
         let (number, mode, uid, gid) = (self.u16()?, self.u16()?, self.u16()?, self.u16()?);
         let (mtime, _inode) = (self.u32()?, self.u32()?);
         let id = |image: &Image<'_>, index: u16| {
@@ -382,12 +388,8 @@ impl Read for Contents<'_, '_> {
 pub fn list(image: &mut Image<'_>, block: u32, offset: u16, bytes: u32) -> io::Result<Vec<(Vec<u8>, u64)>> {
     // The length counts three bytes for "." and "..", which are not there.
     let mut left = u64::from(bytes).saturating_sub(3);
-    let at = image
-        .superblock
-        .directory_table
-        .checked_add(u64::from(block))
-        .ok_or_else(|| bad("a directory lies nowhere"))?;
-    let mut reader = MetaReader { image, at, offset: usize::from(offset) };
+    let start = image.superblock.directory_table;
+    let mut reader = MetaReader::at(image, start, u64::from(block) << 16 | u64::from(offset))?;
     let mut spend = |bytes: u64| {
         left = left.checked_sub(bytes).ok_or_else(|| bad("a directory is longer than it says"))?;
         Ok::<_, io::Error>(left)

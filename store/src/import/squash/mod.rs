@@ -7,7 +7,7 @@
 mod image;
 
 use self::image::{Contents, Image, Inode, Kind, NONE, bad, list};
-use super::{Counts, ID_MAX, ImportError, Progress, Result, Writer, tarball};
+use super::{Counts, ImportError, Progress, Result, Writer, guests_id, tarball};
 use ::image::squashfs::{Attrs, Special};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -95,10 +95,8 @@ impl Walk<'_> {
 
     fn attributes(&mut self, image: &mut Image<'_>, inode: &Inode, path: &[u8]) -> Result<Attrs> {
         for (what, id) in [("uid", inode.uid), ("gid", inode.gid)] {
-            if u64::from(id) > ID_MAX {
-                let reason = format!("belongs to {what} {id}: expected at most {ID_MAX}, a guest has no others");
-                return Err(ImportError::Entry { path: tarball::lossy(path), reason });
-            }
+            let refuse = |reason| ImportError::Entry { path: tarball::lossy(path), reason };
+            guests_id(what, id.into()).map_err(refuse)?;
         }
         let all = image.xattrs(inode.xattr).map_err(|e| self.broken(e))?;
         let before = all.len() as u64;

@@ -230,7 +230,7 @@ impl Lxc {
     /// Processes of the guest that were killed for want of memory.
     pub fn oom_kills(&self, vm: VmId) -> u64 {
         let group = Cgroup::at(self.top.path().join(name(vm)).join("limit"));
-        group.usage().map_or(0, |usage| usage.oom_kills)
+        group.oom_kills().unwrap_or(0)
     }
 
     /// What LXC says went wrong first in this start.

@@ -10,7 +10,7 @@ use super::{
     engine::limits,
     failure::{Evidence, reason},
     life::{Effect, Event, State, step},
-    lxc::Monitor,
+    lxc::{Limits, Monitor},
     plan::{Order, due},
     record::Record,
     slots::Slot,
@@ -59,6 +59,10 @@ pub struct Task {
     deadline: Option<Instant>,
     launched: Option<Instant>,
     error: Option<String>,
+    /// What the running guest may use, once that was set.
+    limits: Option<Limits>,
+    /// Processes killed for want of memory that were told of.
+    oom_kills: u64,
     slot: Option<Slot>,
     views: Option<Views>,
     monitor: Option<AsyncFd<Monitor>>,
@@ -121,6 +125,8 @@ impl Task {
             deadline: None,
             launched: None,
             error: None,
+            limits: None,
+            oom_kills: 0,
             slot: None,
             views: None,
             monitor: None,
@@ -154,6 +160,7 @@ impl Task {
     fn adopt(&mut self, monitor: Monitor) -> Result<(), String> {
         let engine = &self.shared.engine;
         self.monitor = Some(watch_end(monitor).map_err(|e| e.to_string())?);
+        self.oom_kills = engine.lxc().oom_kills(self.spec.vm);
         engine.adopt(&self.spec).map_err(|e| chain(&e).to_string())?;
         let agent = engine.listen(&self.spec, &self.wish.borrow().config).map_err(|e| chain(&e).to_string())?;
         self.set_agent(agent);
@@ -209,7 +216,7 @@ impl Task {
             // A newer generation that finds the guest as it wants it needs nothing more.
             report.generation = wish.spec.generation;
         }
-        if runs && wish.spec.memory_mib != self.spec.memory_mib {
+        if runs {
             self.limit_anew(&wish);
         }
         if report != self.report {
@@ -220,16 +227,23 @@ impl Task {
 
     fn limit_anew(&mut self, wish: &Wish) {
         let memory_mib = wish.spec.memory_mib;
-        self.spec = Arc::new(GuestSpec { memory_mib, ..GuestSpec::clone(&self.spec) });
-        if self.state.is_live()
-            && let Err(error) = self.shared.engine.lxc().limit(self.spec.vm, limits(&self.spec, &wish.config))
-        {
+        if memory_mib != self.spec.memory_mib {
+            self.spec = Arc::new(GuestSpec { memory_mib, ..GuestSpec::clone(&self.spec) });
+        }
+        let limits = limits(&self.spec, &wish.config);
+        if !self.state.is_live() || self.limits.replace(limits) == Some(limits) {
+            return;
+        }
+        if let Err(error) = self.shared.engine.lxc().limit(self.spec.vm, limits) {
             tracing::warn!(guest = self.spec.vm.0, error = %chain(&error), "Cannot change a guest's limits");
         }
     }
 
     /// One step of the life; returns the event that its work ended in.
     async fn take(&mut self, event: Event) -> Option<Event> {
+        if matches!(event, Event::AgentSpoke | Event::Ended) {
+            self.note_oom_kills();
+        }
         let (next, effects) = step(self.state, event)?;
         let quiet = next == self.state;
         if event == Event::Start {
@@ -263,11 +277,24 @@ impl Task {
         self.report.generation = self.spec.generation;
         self.report.di = Some(self.spec.image.di);
         (self.report.failed, self.report.start_ms, self.launched) = (None, None, None);
+        self.oom_kills = 0;
     }
 
     fn rest(&mut self) {
         self.spent = Some(self.report.generation);
         (self.views, self.monitor) = (None, None);
+    }
+
+    /// A desktop goes on when the kernel has killed one of its programs, and its user only sees a window vanish. Looked
+    /// at when the agent speaks, which it does every few seconds: the kernel's event comes at each touch of the limit.
+    fn note_oom_kills(&mut self) {
+        let (guest, memory_mib) = (self.spec.vm.0, self.spec.memory_mib);
+        let all = self.shared.engine.lxc().oom_kills(self.spec.vm);
+        let killed = all.saturating_sub(self.oom_kills);
+        if killed > 0 {
+            tracing::warn!(guest, killed, memory_mib, "Processes of a guest were killed for want of memory");
+            self.oom_kills = all;
+        }
     }
 
     /// The first reason of a life is the one to show; later ones follow from it.
@@ -399,6 +426,7 @@ impl Task {
         self.set_agent(agent);
         self.launched = Some(Instant::now());
         let monitor = self.shared.engine.launch(&self.spec, &config, views).await.map_err(|e| chain(&e).to_string())?;
+        self.limits = Some(limits(&self.spec, &config));
         self.monitor = Some(watch_end(monitor).map_err(|e| e.to_string())?);
         Ok(())
     }

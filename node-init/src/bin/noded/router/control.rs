@@ -62,17 +62,7 @@ impl Control {
             tokio::time::sleep(SETTLE).await;
             settle(&board);
         });
-        tokio::spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(self.clone().serve(stream))),
-                    Err(error) => {
-                        tracing::error!(error = %chain(&error), "Cannot accept the router");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
-            }
-        });
+        place::serve_each(listener, move |stream| self.clone().serve(stream));
         Ok(())
     }
 

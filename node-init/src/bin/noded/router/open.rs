@@ -41,17 +41,7 @@ impl Doorman {
     /// Binds the socket and serves it for ever.
     pub fn start(self, paths: &crate::paths::Paths) -> io::Result<()> {
         let listener = place::bind(&paths.at(paths::SESSION_SOCKET))?;
-        tokio::spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(self.clone().serve(stream))),
-                    Err(error) => {
-                        tracing::error!(error = %chain(&error), "Cannot accept a session");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
-            }
-        });
+        place::serve_each(listener, move |stream| self.clone().serve(stream));
         Ok(())
     }
 

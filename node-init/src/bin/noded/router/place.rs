@@ -1,8 +1,9 @@
-//! Where the sockets are bound.
+//! Where the sockets are bound, and whoever comes is let in.
 
+use crate::report::chain;
 use rustix::fs::{Gid, Mode, chmod, chown};
-use std::{fs, io, path::Path};
-use tokio::net::UnixListener;
+use std::{fs, io, path::Path, time::Duration};
+use tokio::net::{UnixListener, UnixStream};
 
 /// The router's group in the image.
 const GROUP: &str = "router";
@@ -22,4 +23,23 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         chown(path, None, Some(Gid::from_raw(group.gid.as_raw())))?;
     }
     Ok(listener)
+}
+
+/// Serves everybody who connects, each in a task of their own, for ever.
+pub fn serve_each<F>(listener: UnixListener, serve: impl Fn(UnixStream) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
+                Err(error) => {
+                    // Out of descriptors or memory: another look at once would fail as well.
+                    tracing::error!(error = %chain(&error), "Cannot accept the router");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    });
 }

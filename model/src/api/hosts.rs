@@ -1,0 +1,77 @@
+//! Nodes.
+
+use crate::{HostId, state::HostState};
+use serde::{Deserialize, Serialize};
+
+messages! {
+    /// A node.
+    pub struct HostRow {
+        /// Its id.
+        #[cfg_attr(feature = "openapi", schema(value_type = u32))]
+        pub id: HostId,
+        /// Its name.
+        pub name: String,
+        /// Address under which it is reached.
+        pub address: String,
+        /// Its state.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        pub state: HostState,
+        /// Why it is not running.
+        pub reason: String,
+        /// Takes no new guests or logins.
+        pub blocked: bool,
+        /// Whether it may join; a node without a token waits for `qa host approve`.
+        pub approved: bool,
+        /// Connected to this store now.
+        pub connected: bool,
+        /// SHA-256 of its public key (SubjectPublicKeyInfo, DER), as the node's console shows it.
+        pub key_sha256: Option<String>,
+        /// SHA-256 of the certificate (DER) that its router shows to clients.
+        pub router_sha256: Option<String>,
+        /// Seconds since its last word; none: never heard of.
+        pub seen_s: Option<u64>,
+        /// Memory that counts in placement, MiB.
+        pub usable_ram_mib: f64,
+        /// CPU power that counts in placement (0.8 of the sum of bogomips).
+        pub usable_cpu: f64,
+        /// MemAvailable at the last heartbeat, MiB.
+        pub available_mib: u64,
+        /// CPU use at the last heartbeat, percent of all CPUs.
+        pub cpu_percent: f64,
+        /// Resident memory of our programs at the last heartbeat, (name, KiB).
+        pub rss_kib: Vec<(String, u64)>,
+        /// Version of its programs.
+        pub version: String,
+        /// VMs placed here, running or not.
+        pub vms: u32,
+    }
+
+    /// A new node, registered before it joins with a token under this name.
+    pub struct NewHost: request {
+        /// Its name.
+        pub name: String,
+        /// Its address.
+        pub address: String,
+    }
+
+    /// Counters of a node's router.
+    pub struct HostCounters {
+        /// The node.
+        #[cfg_attr(feature = "openapi", schema(value_type = u32))]
+        pub id: HostId,
+        /// Its name.
+        pub name: String,
+        /// list, connect and stop requests.
+        pub http_requests: u64,
+        /// Logins tried.
+        pub auth_attempts: u64,
+        /// Logins that succeeded.
+        pub auth_ok: u64,
+        /// Sessions tried.
+        pub nx_attempts: u64,
+        /// Sessions opened.
+        pub nx_ok: u64,
+        /// Sessions shorter than `internal.l7r.short_session`.
+        pub short_sessions: u64,
+    }
+}
