@@ -218,8 +218,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
     fn ticket(&self, visitor: &logins::Visitor, vm: VmId, after: Option<&str>) -> Result<Page, Fault> {
         open_for_users(self.router.node())?;
         let lost = after.and_then(|session| u64::from_str_radix(session, 16).ok());
-        if let Some(fault) = lost.and_then(|session| self.router.web.desks.farewell(session)) {
-            return Err(fault);
+        if let Some(session) = lost {
+            match self.router.web.desks.farewell(session) {
+                Some(fault) => return Err(fault),
+                None => self.router.web.desks.leave(visitor, vm, session),
+            }
         }
         let ticket = random::bytes::<32>().map_err(|e| Fault::Ours(e.to_string()))?;
         self.router.web.logins().give_ticket(&visitor.id, &ticket, vm, Instant::now());

@@ -64,6 +64,8 @@ const MAX_FAREWELLS: usize = 10_000;
 pub struct Desk {
     session: u64,
     login: [u8; 32],
+    /// Its page has lost it, and asks for another.
+    left: bool,
     /// Where the guest is.
     pub place: Place,
     /// The store's word.
@@ -89,6 +91,18 @@ impl Desks {
     pub fn find(&self, visitor: &Visitor, vm: VmId) -> Option<Desk> {
         let desks = self.lock();
         desks.get(&(visitor.who.user, vm))?.iter().find(|d| d.login == visitor.id).cloned()
+    }
+
+    /// The page of this session asks for another one, which will take it over.
+    pub fn leave(&self, visitor: &Visitor, vm: VmId, session: u64) {
+        let mut desks = self.lock();
+        let open = desks.get_mut(&(visitor.who.user, vm)).into_iter().flatten();
+        open.filter(|d| d.login == visitor.id && d.session == session).for_each(|d| d.left = true);
+    }
+
+    /// Whether the page itself is about to take the session over, which is nothing to tell it.
+    fn is_left(&self, owner: (UserId, VmId), session: u64) -> bool {
+        self.lock().get(&owner).is_some_and(|open| open.iter().any(|d| d.session == session && d.left))
     }
 
     /// A session was cut.
@@ -239,7 +253,7 @@ async fn session_of<S: AsyncRead + AsyncWrite + Unpin>(
     let Session { guest, live, since, acquired, resumed } = session;
     let owner = (visitor.who.user, vm);
     let place = Place { host: acquired.host, address: acquired.address.into() };
-    let desk = Desk { session: live.id(), login: visitor.id, place, grant: acquired.grant };
+    let desk = Desk { session: live.id(), login: visitor.id, left: false, place, grant: acquired.grant };
     if socket
         .say(&json!({ "open": true, "resumed": resumed, "session": format!("{:016x}", live.id()) }).to_string())
         .await
@@ -275,7 +289,9 @@ async fn session_of<S: AsyncRead + AsyncWrite + Unpin>(
     tracing::info!(session = id, guest = %vm, seconds, totals = ?totals, code, "A browser's session ended");
     drop(live);
     if let Some(fault) = fault {
-        router.web.desks.part(id, fault.clone());
+        if fault != Fault::TakenOver || !router.web.desks.is_left(owner, id) {
+            router.web.desks.part(id, fault.clone());
+        }
         // The close frame's reason is too short for words of an administrator.
         let text = ws::frame::message(ws::frame::Opcode::Text, json!({ "fault": fault.json() }).to_string().as_bytes());
         socket.queue(&text);
@@ -288,7 +304,9 @@ fn words(ended: Ended) -> (u16, Option<Fault>) {
     match ended {
         Ended::ByItself(End::Guest) => (code::ENDED, None),
         Ended::ByItself(End::GuestBroke(_)) => (code::BROKEN, None),
-        Ended::ByItself(End::Client | End::Silent) => (code::ENDED, None),
+        Ended::ByItself(End::Client) => (code::ENDED, None),
+        // One that hears it after all may try again.
+        Ended::ByItself(End::Silent) => (code::BROKEN, None),
         Ended::ByItself(End::Violation(violation)) => (violation.code(), None),
         Ended::LoginOver => (code::LOGIN_OVER, Some(Fault::NoLogin)),
         Ended::RouterEnds => (code::ROUTER_ENDS, None),

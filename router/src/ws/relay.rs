@@ -105,7 +105,8 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         while self.ticks.poll_tick(cx).is_ready() {
-            if self.heard.elapsed() > SILENCE {
+            // While the guest takes nothing the client is not read, so that its silence says nothing.
+            if self.kept.is_empty() && self.heard.elapsed() > SILENCE {
                 return Poll::Ready(End::Silent);
             }
             self.tick_due = true;
@@ -175,7 +176,9 @@ where
                 }
             }
         }
-        (self.kept, self.kept_done) = (Vec::new(), 0);
+        if !self.kept.is_empty() {
+            (self.kept, self.kept_done, self.heard) = (Vec::new(), 0, Instant::now());
+        }
         // The way to a guest on another node is TLS, which holds back what its socket does not take.
         Pin::new(&mut *self.guest).poll_flush(cx)
     }

@@ -163,6 +163,25 @@ fn a_desktop_ends_within_a_second_when_it_is_revoked_and_the_browser_hears_why()
 }
 
 #[test]
+fn a_page_that_takes_its_own_desktop_over_twice_is_not_told_that_somebody_else_did() {
+    let world = World::new();
+    let ann = log_in(&world, "ann", "secret");
+    let mut first = ann.socket(&world, vm::RUNNING);
+    let session = first.until_open();
+    let again = || {
+        let body = format!("{{\"after\":\"{session}\"}}");
+        world.client().ask(post(&world, "/web/desktops/1/ticket", &ann.headers(), &body))
+    };
+    // The network went, and the page asks while its old connection still stands here; the new one takes that over
+    // and is lost before the page hears its number.
+    assert_eq!(again().status, 200);
+    let (second, _guest) = ann.desktop(&world, vm::RUNNING);
+    assert_eq!(first.close_code(), 4001);
+    drop(second);
+    assert_eq!(again().status, 200);
+}
+
+#[test]
 fn a_page_that_broke_off_as_its_desktop_was_taken_does_not_take_it_back_by_itself() {
     let world = World::new();
     let ann = log_in(&world, "ann", "secret");

@@ -97,19 +97,24 @@ async fn log_in(store: &Store, attempt: Attempt) -> Result<Verdict<Reply>> {
         return Ok(Err(Refusal::TooMany(wait)));
     }
     let verdict = check(store, attempt, account).await?;
+    let mut throttle = throttle();
+    // Guesses that are made at the same time are no more than those made one after the other: what failed meanwhile
+    // counts, and beyond the limit the right password is told from a wrong one no more.
+    let wait = throttle.wait_s(&subjects, now());
     match &verdict {
-        Ok(_) => {
-            throttle().succeeded(&login);
-            info!(user = login, client, "Login");
-        }
+        Err(Refusal::BadLogin | Refusal::BadCode) => throttle.failed(&subjects, now()),
+        Ok(_) if wait == 0 => throttle.succeeded(&login),
+        _ => {}
+    }
+    drop(throttle);
+    match &verdict {
+        _ if wait > 0 => warn!(user = login, client, seconds = wait, "Login refused: too many failed at the same time"),
+        Ok(_) => info!(user = login, client, "Login"),
         // The password was right, and nothing was guessed.
         Err(Refusal::CodeNeeded) => info!(user = login, client, "Login without the one-time code"),
-        Err(refusal) => {
-            throttle().failed(&subjects, now());
-            warn!(user = login, client, why = %refusal, "Login failed");
-        }
+        Err(refusal) => warn!(user = login, client, why = %refusal, "Login failed"),
     }
-    Ok(verdict)
+    if wait > 0 { Ok(Err(Refusal::TooMany(wait))) } else { Ok(verdict) }
 }
 
 /// Password first, then the code: who does not know the one learns nothing of the other.

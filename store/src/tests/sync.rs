@@ -215,6 +215,30 @@ async fn wrong_logins_are_refused_alike_and_then_slowed_down() {
     );
 }
 
+#[tokio::test]
+async fn guesses_at_the_same_time_are_no_more_than_one_after_the_other() {
+    let world = World::start().await;
+    desktop(&world).await;
+    let machine = joined(&world, "node1").await;
+    let (mut link, ..) = machine.run(&world).await;
+    let mut asked = Vec::new();
+    for _ in 0..24 {
+        asked.push(link.ask(login("wrong")).await);
+    }
+    // Answers come in any order.
+    let mut told = 0;
+    while !asked.is_empty() {
+        match link.hear().await.expect("an answer") {
+            ToNode::Reply(number, reply) => {
+                asked.retain(|waiting| *waiting != number);
+                told += usize::from(reply == Reply::Refused(Refusal::BadLogin));
+            }
+            other => link.heard.push(other),
+        }
+    }
+    assert_eq!(told, 5, "guesses whose outcome was told");
+}
+
 fn with_code(code: Option<&str>) -> Call {
     let code = code.map(|code| Secret(code.to_owned()));
     Call::LoginWithCode { login: "ann".into(), password: Secret("pw".into()), code, client: "198.51.100.2".into() }
