@@ -141,7 +141,7 @@ impl Story {
         self.is("connected")
     }
 
-    /// An administrator ends the session, and then blocks the desktop.
+    /// An administrator ends the session, blocks the desktop, and at last sets another password.
     fn is_revoked(&self, page: &Page<'_>) -> Result<()> {
         let filter = format!("name={VM}");
         self.cluster.store.qa(&["vm", "disconnect_user", "-f", &filter])?;
@@ -154,6 +154,13 @@ impl Story {
         page.click("#cover-go")?;
         page.until("document.querySelector('#cover-code').textContent.includes('R203')")?;
         page.picture(&self.shot("blocked"))?;
+        self.cluster.store.qa(&["vm", "unblock", "-f", &filter])?;
+        page.click("#cover-go")?;
+        page.wait_for_desktop(LIMIT)?;
+        // A new password ends what was begun with the old one.
+        self.cluster.store.qa_with_input(&["user", "passwd", &format!("user={USER}")], "another-word")?;
+        page.log_in(USER, "another-word")?;
+        page.wait_for_desktop(LIMIT)?;
         Ok(())
     }
 }
