@@ -24,8 +24,8 @@ static DISPLAYS: AtomicU16 = AtomicU16::new(0);
 
 /// Displays that no other test, nor another run of these tests, uses.
 fn display() -> u16 {
-    // An agent's bridges use the four behind its own.
-    200 + (std::process::id() % 25) as u16 * 70 + DISPLAYS.fetch_add(1, Ordering::Relaxed) % 14 * 5
+    // An agent's bridges use the four behind its own. Those of one run must not come round again while it lasts.
+    200 + (std::process::id() % 12) as u16 * 150 + DISPLAYS.fetch_add(1, Ordering::Relaxed) % 30 * 5
 }
 
 /// The agent under test.
