@@ -214,6 +214,23 @@ impl<'a> Page<'a> {
         self.type_text(&format!("{password}\n"))
     }
 
+    /// Waits until the desktop's picture has not changed for a second: one that is taken up again is drawn in pieces.
+    pub fn wait_settled(&self, limit: Duration) -> Result<(), LabError> {
+        let looks = format!("({COLOURS})({SCREEN})");
+        let (end, mut last, mut since) = (Instant::now() + limit, Value::Null, Instant::now());
+        while since.elapsed() < Duration::from_secs(1) {
+            let now = self.look(&looks)?;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            if Instant::now() > end {
+                return Err(self.never("a picture that stays", &last, limit)?);
+            }
+            std::thread::sleep(5 * POLL);
+        }
+        Ok(())
+    }
+
     /// Waits until the page shows a desktop: a picture with many colours, where a bare screen has few.
     pub fn wait_for_desktop(&self, limit: Duration) -> Result<(), LabError> {
         self.until_within("document.body.dataset.open === '1'", limit)?;

@@ -104,6 +104,7 @@ fn browse(cluster: &Cluster, page: &Page<'_>, out: &Path) -> anyhow::Result<Brow
     let login_to_pixels_s = seconds(began.elapsed());
     let shell = Shell::new(page, out.join("failure.png"));
     shell.wait()?;
+    page.wait_settled(Duration::from_secs(30))?;
     page.picture(&out.join(BROWSER))?;
     let bridge_rss_kib = lab::bridge_rss_kib(&shell)?;
     Ok(Browsed { login_to_pixels_s, bridge_rss_kib })
