@@ -295,6 +295,15 @@ impl SessionReport {
     pub fn over(vm: VmId, session: u64) -> Self {
         Self { vm, user: UserId(0), state: UserState::Disconnected, client: String::new(), session }
     }
+
+    /// The end of the session that a call is to acquire a VM for: gives back what was granted to nobody. None for
+    /// other calls.
+    pub fn end_of(call: &Call) -> Option<Self> {
+        match call {
+            Call::Acquire { vm, session, .. } => Some(Self::over(*vm, *session)),
+            _ => None,
+        }
+    }
 }
 
 /// Counts of the router since the last report.

@@ -6,19 +6,11 @@
 //! connection, until the one who asked gives up. All calls may be repeated: that of a session carries
 //! its id.
 
-use crate::{
-    RouterError,
-    counters::Counters,
-    error::chain,
-    known::Known,
-    table::{self, Table},
-    web::Web,
-};
+use crate::{RouterError, counters::Counters, error::chain, known::Known, table::Table, web::Web};
 use futures_util::{SinkExt, StreamExt};
 use model::{
     frame,
     local::{RouterConfig, ToNoded, ToRouter},
-    state::UserState,
     sync::{Call, Refusal, Reply, SessionReport},
 };
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
@@ -347,7 +339,7 @@ impl Link {
         if let (Some(session), Reply::Acquired(_)) = (pending.session, &reply)
             && !self.shared.table.acquired(session)
         {
-            return over(&pending.call);
+            return SessionReport::end_of(&pending.call).map(ToNoded::Session);
         }
         let _gave_up = pending.reply.send(reply);
         None
@@ -356,13 +348,6 @@ impl Link {
     fn broken(&self, source: std::io::Error) -> RouterError {
         RouterError::Noded { path: self.path.clone(), source }
     }
-}
-
-/// The end of the session that a call was to acquire a VM for.
-fn over(call: &Call) -> Option<ToNoded> {
-    let Call::Acquire { user, vm, session, client } = call else { return None };
-    let report = table::connecting(*session, *vm, *user, client.clone());
-    Some(ToNoded::Session(SessionReport { state: UserState::Disconnected, ..report }))
 }
 
 #[cfg(test)]

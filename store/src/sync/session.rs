@@ -276,12 +276,12 @@ impl Session {
         let (store, router, out) = (self.store.clone(), self.node.id, self.out.clone());
         tokio::spawn(async move {
             let _place = place;
-            let asked = wanted(&call);
+            let asked = SessionReport::end_of(&call);
             let reply = calls::answer(&store, router, call).await;
             let granted = asked.filter(|_| matches!(reply, Reply::Acquired(_)));
             // The node went away: its router asks again, for a session of another number.
             if out.send(ToNode::Reply(number, reply)).await.is_err()
-                && let Some((vm, session)) = granted
+                && let Some(SessionReport { vm, session, .. }) = granted
             {
                 let holder = Holder { router: Some(router), session: Some(session) };
                 if let Err(error) = store.db.write(move |tx| tx.end_session_of(vm, holder)).await {
@@ -289,13 +289,5 @@ impl Session {
                 }
             }
         });
-    }
-}
-
-/// The VM that a call is to acquire, and for which session.
-fn wanted(call: &Call) -> Option<(VmId, u64)> {
-    match call {
-        Call::Acquire { vm, session, .. } => Some((*vm, *session)),
-        _ => None,
     }
 }

@@ -4,7 +4,6 @@ use crate::{guests::Reports, identity::Member, verdict::Verdict};
 use model::{
     UserId, VmId,
     key::Config,
-    state::UserState,
     sync::{Desired, SessionReport},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,12 +24,11 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// A session ended; `online` is whether the store can be told. When it is back it hears of all that live, so
-    /// that ends are not kept for it.
+    /// A session ended, as its report says; `online` is whether the store can be told. When it is back it hears of all
+    /// that live, so that ends are not kept for it.
     pub fn end(&mut self, report: SessionReport, online: bool) {
         self.live.remove(&report.session);
         if online {
-            let report = SessionReport { state: UserState::Disconnected, ..report };
             self.over.insert(report.session, report);
         }
     }

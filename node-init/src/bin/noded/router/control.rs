@@ -132,7 +132,7 @@ impl Control {
 
     /// Asks the store. A VM given to a router that is gone is given back.
     async fn call(self, number: u64, call: Call, _place: OwnedSemaphorePermit, replies: mpsc::Sender<(u64, Reply)>) {
-        let over = talk::end_of(&call);
+        let over = SessionReport::end_of(&call);
         let limit = talk::limit(&call, &self.board.config());
         let reply = self.store.call(call, limit).await;
         let granted = matches!(reply, Reply::Acquired(_));

@@ -36,7 +36,7 @@ where
                 Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
                 Err(error) => {
                     // Out of descriptors or memory: another look at once would fail as well.
-                    tracing::error!(error = %chain(&error), "Cannot accept the router");
+                    tracing::error!(error = %chain(&error), "Cannot accept a connection");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

@@ -2,7 +2,6 @@
 
 use model::{
     key::{self, Config},
-    state::UserState,
     sync::{Call, Counters, Refusal, Reply, SessionReport},
 };
 use std::{collections::HashMap, time::Duration};
@@ -39,13 +38,6 @@ pub fn limit(call: &Call, config: &Config) -> Duration {
 /// The answer when too many calls are open.
 pub fn overloaded() -> Reply {
     Reply::Refused(Refusal::Other("The node is overloaded: try again in a moment".to_owned()))
-}
-
-/// The end of the session that a call is to acquire a VM for.
-pub fn end_of(call: &Call) -> Option<SessionReport> {
-    let Call::Acquire { user, vm, session, client } = call else { return None };
-    let (state, client) = (UserState::Disconnected, client.clone());
-    Some(SessionReport { vm: *vm, user: *user, state, client, session: *session })
 }
 
 impl Store {
@@ -142,7 +134,7 @@ impl Pending {
     pub fn number(&mut self, call: &Call, reply: oneshot::Sender<Reply>) -> u64 {
         self.waiting.retain(|_, waiting| !waiting.reply.is_closed() || waiting.over.is_some());
         self.last += 1;
-        self.waiting.insert(self.last, Waiting { reply, over: end_of(call) });
+        self.waiting.insert(self.last, Waiting { reply, over: SessionReport::end_of(call) });
         self.last
     }
 
@@ -189,7 +181,7 @@ mod tests {
         let number = talk.pending.number(&call, reply);
         drop(answer);
         let _other = talk.pending.number(&LIST, oneshot::channel().0);
-        assert_eq!(talk.pending.answer(number, granted()), end_of(&call));
+        assert_eq!(talk.pending.answer(number, granted()), SessionReport::end_of(&call));
         let (reply, _answer) = oneshot::channel();
         let number = talk.pending.number(&call, reply);
         assert_eq!(talk.pending.answer(number, granted()), None, "it was taken");
