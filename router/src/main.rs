@@ -2,9 +2,14 @@
 
 use anyhow::Context;
 use clap::Parser;
+use mimalloc::MiMalloc;
 use router::{Options, bench};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
+
+// musl's gives memory back to the kernel after each TLS record and takes it again for the next: decision 013.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The layer-7 router of a node: TLS, login, list, start, relay.
 ///
