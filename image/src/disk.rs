@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::fat::{FatError, FatVolume};
 use crate::gpt::{self, GptError, Partition, Wanted, derived_guid};
+use crate::slot::EntryName;
 use crate::tree::Content;
 use crate::verity::Verity;
 
@@ -33,9 +34,13 @@ pub enum DiskError {
         /// Bytes of a slot.
         slot: u64,
     },
-    /// The version cannot be part of a boot entry's name.
-    #[error("Version {version:?} cannot be part of a boot entry's name: expected letters, digits and . ~ ^ -")]
-    Version {
+    /// Name and version cannot be a boot entry's.
+    #[error(
+        "Name {name:?} and version {version:?} cannot be a boot entry's: expected letters, digits and . _ - in the name, . ~ ^ - in the version, 200 together"
+    )]
+    Entry {
+        /// The image's name.
+        name: String,
         /// The version.
         version: String,
     },
@@ -82,13 +87,13 @@ impl Disk {
     /// Path of the UKI on the ESP: systemd-boot sorts entries of one name by version.
     ///
     /// # Errors
-    /// When the version would be read as something else: a `+` begins a boot counter, a `_` the version.
+    /// When the two would be read as something else.
     pub fn uki_path(&self) -> Result<String, DiskError> {
-        let usable = |byte: u8| byte.is_ascii_alphanumeric() || b".~^-".contains(&byte);
-        if self.version.is_empty() || !self.version.bytes().all(usable) {
-            return Err(DiskError::Version { version: self.version.clone() });
-        }
-        Ok(format!("EFI/Linux/{}_{}.efi", self.name, self.version))
+        let entry = EntryName::new(&self.name, &self.version);
+        // Not counted: there is nothing to fall back on yet.
+        entry
+            .map(|entry| entry.path())
+            .ok_or_else(|| DiskError::Entry { name: self.name.clone(), version: self.version.clone() })
     }
 
     /// The partitions, as [`gpt::write_new`] takes them.

@@ -30,6 +30,7 @@ pub mod disk;
 pub mod fat;
 pub mod gpt;
 pub mod manifest;
+pub mod slot;
 pub mod squashfs;
 pub mod tree;
 pub mod uki;
