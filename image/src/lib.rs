@@ -7,7 +7,7 @@
 //! tree ---> squashfs ---> verity ----------+
 //!   |                        | root hash   v
 //!   +--> cpio (initrd) ---> uki ---> fat, gpt ---> disk
-//!   +--> manifest
+//!   +--> manifest          uki, root ---> set (what a node fetches to move to this version)
 //! ```
 //!
 //! A verified root from a tree:
@@ -24,12 +24,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod chunks;
 pub mod cpio;
 mod digest;
 pub mod disk;
 pub mod fat;
 pub mod gpt;
 pub mod manifest;
+pub mod set;
 pub mod slot;
 pub mod squashfs;
 pub mod tree;
