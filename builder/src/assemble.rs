@@ -5,7 +5,7 @@
 //! initrd tree -> cpio (zstd) ------------------------------------^
 //! ```
 //! All artifacts lie in one folder, `NAME.root.squashfs`, `NAME.efi`, `NAME.vmlinuz`, `NAME.initrd`,
-//! `NAME.cmdline`, `NAME.raw` and `NAME.manifest.json`, and appear whole, by rename. The root, the only
+//! `NAME.cmdline`, `NAME.raw`, `NAME.set` and `NAME.manifest.json`, and appear whole, by rename. The root, the only
 //! slow step, is kept in the cache under the digest of its inputs.
 
 mod artifact;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use image::disk::Disk;
 use image::manifest::{self, Boot, Manifest};
 use image::verity::Verity;
-use image::{Content, cpio, uki};
+use image::{Content, cpio, set, uki};
 
 use crate::cache::Cache;
 use crate::programs::Level;
@@ -111,6 +111,7 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     artifacts.bytes("cmdline", format!("{cmdline}\n").as_bytes())?;
     artifacts.bytes("efi", &uki)?;
     artifacts.copy("root.squashfs", &root.file)?;
+    artifacts.set(&parts.set(&root.verity), &uki, &root.file)?;
     let uki_bytes = uki.len() as u64;
     let disk = parts.disk(uki, root.verity.clone());
     artifacts.disk("raw", &disk, &root.file)?;
@@ -178,6 +179,20 @@ impl Parts<'_> {
         let (_, entry) = self.node.root.lookup("etc/os-release").map_err(|error| bad(error.to_string()))?;
         let content = entry.content().ok_or_else(|| bad("etc/os-release is no file".into()))?.read()?;
         String::from_utf8(content.to_vec()).map_err(|_| bad("etc/os-release is not UTF-8".into()))
+    }
+
+    /// What the set's manifest says, but for what is measured.
+    fn set(&self, verity: &Verity) -> set::About {
+        set::About {
+            name: self.name.to_owned(),
+            version: self.version.to_owned(),
+            level: self.level.name().to_owned(),
+            epoch: u64::from(self.epoch),
+            expires: None,
+            verity: verity.to_string(),
+            kernel: self.node.kernel_version.clone(),
+            keys: None,
+        }
     }
 
     fn disk(&self, uki: Vec<u8>, verity: Verity) -> Disk {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use image::manifest::Manifest;
+use image::slot::EntryName;
 
 use crate::assemble::{Parts, assemble};
 use crate::cache::{Cache, write_whole};
@@ -19,8 +20,8 @@ use crate::rootfs::{self, Inputs};
 use crate::stamp::{self, Stamp};
 use crate::{apt, crates, tarball};
 
-/// Version of images built here.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Version of images unless one is given.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How to build.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Options {
     pub level: Level,
     /// `--mirror` or `ROOST_MIRROR`.
     pub mirror: Option<String>,
+    /// Version of the image.
+    pub version: String,
 }
 
 /// What a build came to.
@@ -77,6 +80,7 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let began = Instant::now();
     let source = programs::source_tree();
     let located = Located::find(name, &source)?;
+    named(&located.recipe.name, &options.version)?;
     accepts_files(&options.out)?;
     let user = Cache::of_user();
     let scratch = if options.no_cache { Some(scratch_folder(&user)?) } else { None };
@@ -91,6 +95,12 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let name = located.recipe.name.clone();
     let manifest = options.out.join(manifest_name(&name));
     Ok(Outcome { name, built: done, seconds: began.elapsed().as_secs_f64(), manifest })
+}
+
+/// The two become the name of a file on the ESP.
+fn named(name: &str, version: &str) -> Result<()> {
+    let refused = || Error::Version { name: name.to_owned(), version: version.to_owned() };
+    EntryName::new(name, version).map(drop).ok_or_else(refused)
 }
 
 /// Compiling takes minutes: a folder that refuses the result is told of before them.
@@ -172,13 +182,13 @@ impl Build<'_> {
     /// Builds unless the output folder has the result already. Returns whether it did.
     fn image(&self, lock: Lock, programs: &Built) -> Result<bool> {
         let out = &self.options.out;
-        let before = stamp::inputs(self.located, &lock, programs, self.options.level)?;
+        let before = stamp::inputs(self.located, &lock, programs, self.options.level, &self.options.version)?;
         if !self.options.no_cache && Stamp::holds(out, self.name(), before) {
             self.report.note(&format!("{}: up to date in {}", self.name(), out.display()));
             return Ok(false);
         }
         let lock = self.fetch(lock)?;
-        let digest = stamp::inputs(self.located, &lock, programs, self.options.level)?;
+        let digest = stamp::inputs(self.located, &lock, programs, self.options.level, &self.options.version)?;
         Stamp::remove(out, self.name())?;
         let licences = self.licences(programs)?;
         let inputs = Inputs {
@@ -188,6 +198,7 @@ impl Build<'_> {
             licences: &licences,
             cache: self.cache,
             report: self.report,
+            version: &self.options.version,
         };
         let files = match self.located.recipe.kind {
             Kind::Node => self.node(&inputs)?,
@@ -207,7 +218,7 @@ impl Build<'_> {
         let node = rootfs::node(inputs)?;
         let parts = Parts {
             name: self.name(),
-            version: VERSION,
+            version: &self.options.version,
             level: self.options.level,
             node: &node,
             sizes: &self.located.recipe.sizes,
@@ -224,8 +235,9 @@ impl Build<'_> {
         let level = self.options.level;
         let file = format!("{}.tar.zst", self.name());
         let versions = versions(inputs.lock);
+        let version = &self.options.version;
         let mut manifest =
-            Manifest::of_root(self.name(), VERSION, level.name(), &tree, &versions).map_err(failed("read the tree"))?;
+            Manifest::of_root(self.name(), version, level.name(), &tree, &versions).map_err(failed("read the tree"))?;
         let artifact = tarball::write(&tree, &self.options.out.join(&file), level, self.report)?;
         manifest.artifacts.insert(file, artifact);
         let text = manifest.to_json().map_err(failed("write the manifest"))?;
@@ -259,7 +271,14 @@ mod tests {
 
     fn refusal(recipe: &str, out: &Path, mirror: Option<&str>) -> Error {
         let mirror = mirror.map(str::to_owned);
-        let options = Options { out: out.to_owned(), locked: true, no_cache: false, level: Level::Dev, mirror };
+        let options = Options {
+            out: out.to_owned(),
+            locked: true,
+            no_cache: false,
+            level: Level::Dev,
+            mirror,
+            version: VERSION.into(),
+        };
         build(recipe, &options, &Report::new(Style::choose(true))).expect_err("a refusal")
     }
 

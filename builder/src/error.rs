@@ -148,6 +148,14 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// Name and version cannot be a boot entry's.
+    #[error("The image '{name}' cannot have version {version:?}: expected letters, digits and . ~ ^ -")]
+    Version {
+        /// Name of the recipe.
+        name: String,
+        /// The version.
+        version: String,
+    },
     /// A .deb that cannot be read.
     #[error("Package {package}: cannot read {part}")]
     Deb {

@@ -28,6 +28,7 @@ pub mod overlay;
 pub mod pool;
 pub mod programs;
 pub mod recipe;
+pub mod release;
 pub mod report;
 pub mod rootfs;
 pub mod stamp;

@@ -14,6 +14,7 @@ use crate::overlay;
 use crate::pool::{Glob, Pool, merged_tree};
 use crate::programs::Built;
 use crate::recipe::{Boot, Located, Modules, Recipe};
+use crate::release;
 use crate::report::Report;
 use crate::{checks, deb};
 
@@ -51,6 +52,8 @@ pub struct Inputs<'a> {
     pub cache: &'a Cache,
     /// Who is told.
     pub report: &'a Report,
+    /// Version of the image.
+    pub version: &'a str,
 }
 
 /// The packages of a lock that a recipe opens.
@@ -88,6 +91,7 @@ pub fn node(inputs: &Inputs<'_>) -> Result<Node> {
     let mut root = pick(recipe, &pool, &firmware)?;
     kernel.place(&wanted, &pool, &mut root, false)?;
     overlay::apply(inputs, &mut root)?;
+    release::name(inputs, &mut root)?;
     licences(&pool, &mut root);
     root.clamp_times(inputs.epoch());
     checks::check(recipe, &pool, &root)?;

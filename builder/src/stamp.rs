@@ -70,7 +70,7 @@ fn identity(path: &Path) -> std::io::Result<(u64, i128)> {
 }
 
 /// Names everything that decides an image's bytes.
-pub fn inputs(located: &Located, lock: &Lock, programs: &Built, level: Level) -> Result<Digest> {
+pub fn inputs(located: &Located, lock: &Lock, programs: &Built, level: Level, version: &str) -> Result<Digest> {
     let mut hash = sha2::Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -78,6 +78,7 @@ pub fn inputs(located: &Located, lock: &Lock, programs: &Built, level: Level) ->
     };
     part(env!("ROOST_BUILDER_DIGEST").as_bytes());
     part(level.name().as_bytes());
+    part(version.as_bytes());
     part(located.text.as_bytes());
     part(lock.to_text().as_bytes());
     part(&programs.digest().0);

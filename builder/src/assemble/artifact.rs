@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use image::disk::Disk;
 use image::manifest::Artifact;
+use image::set::{self, About};
 use tempfile::NamedTempFile;
 
 use super::error::at;
@@ -46,6 +47,15 @@ impl Artifacts {
         let (path, mut file) = self.begin(suffix)?;
         file.as_file().set_len(disk.bytes()).map_err(at("write", &path))?;
         disk.write(file.as_file_mut(), &mut open(root)?)?;
+        self.end(path, file)
+    }
+
+    /// Writes the update set.
+    pub fn set(&mut self, about: &About, uki: &[u8], root: &Path) -> Result<()> {
+        let (path, mut file) = self.begin(set::SUFFIX)?;
+        let contents = set::measure(uki, open(root)?)?;
+        let manifest = about.manifest(&contents);
+        set::write(file.as_file_mut(), &manifest, &[], &contents, uki, open(root)?)?;
         self.end(path, file)
     }
 

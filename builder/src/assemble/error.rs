@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use image::TreeError;
 use image::cpio::CpioError;
 use image::disk::DiskError;
+use image::set::SetError;
 use image::squashfs::SquashfsError;
 use image::uki::UkiError;
 use image::verity::VerityError;
@@ -66,6 +67,9 @@ pub enum AssembleError {
     /// The disk image could not be made.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The update set could not be made.
+    #[error("Cannot make the update set")]
+    Set(#[from] SetError),
     /// The manifest could not be put into words.
     #[error("Cannot write the manifest")]
     Manifest(#[source] serde_json::Error),

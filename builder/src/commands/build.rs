@@ -7,7 +7,7 @@ use image::manifest::Manifest;
 use serde_json::json;
 
 use super::common::{Fetching, Telling};
-use crate::build::{Options, Outcome, build};
+use crate::build::{Options, Outcome, VERSION, build};
 use crate::programs::Level;
 use crate::report::{Report, Style, megabytes};
 
@@ -31,6 +31,9 @@ pub struct Args {
     /// Short for --level release.
     #[arg(long, conflicts_with = "level")]
     release: bool,
+    /// Version of the image: letters, digits and . ~ ^ -, newer ones sorting later.
+    #[arg(long, default_value = VERSION, value_name = "V")]
+    version: String,
     #[command(flatten)]
     fetching: Fetching,
     #[command(flatten)]
@@ -46,6 +49,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         no_cache: args.no_cache,
         level: if args.release { Level::Release } else { args.level },
         mirror: args.fetching.mirror.clone(),
+        version: args.version.clone(),
     };
     let outcome = build(&args.recipe, &options, &report)?;
     show(&outcome, &report)
@@ -54,7 +58,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// Builds at level dev into `out` when something changed, showing progress. Returns whether it did.
 pub fn image(recipe: &str, out: &Path) -> anyhow::Result<bool> {
     let mirror = std::env::var("ROOST_MIRROR").ok();
-    let options = Options { out: out.to_owned(), locked: false, no_cache: false, level: Level::Dev, mirror };
+    let options = Options {
+        out: out.to_owned(),
+        locked: false,
+        no_cache: false,
+        level: Level::Dev,
+        mirror,
+        version: VERSION.into(),
+    };
     Ok(build(recipe, &options, &Report::new(Style::choose(false)))?.built)
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SetError;
+use super::{Contents, SetError};
 use crate::slot::EntryName;
 use crate::verity::Verity;
 
@@ -85,6 +85,50 @@ pub struct Keys {
     pub threshold: usize,
     /// Minisign public keys: the second line of each one's file.
     pub keys: Vec<String>,
+}
+
+/// What a builder says of a version; the rest is measured ([`super::measure`]) or the same for all.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// [`Manifest::name`].
+    pub name: String,
+    /// [`Manifest::version`].
+    pub version: String,
+    /// [`Manifest::level`].
+    pub level: String,
+    /// [`Manifest::epoch`].
+    pub epoch: u64,
+    /// [`Manifest::expires`].
+    pub expires: Option<u64>,
+    /// [`Manifest::verity`].
+    pub verity: String,
+    /// [`Manifest::kernel`].
+    pub kernel: String,
+    /// [`Manifest::keys`].
+    pub keys: Option<Keys>,
+}
+
+impl About {
+    /// The manifest of a set with these contents.
+    #[must_use]
+    pub fn manifest(&self, contents: &Contents) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            name: self.name.clone(),
+            version: self.version.clone(),
+            arch: ARCH.to_owned(),
+            level: self.level.clone(),
+            epoch: self.epoch,
+            expires: self.expires,
+            verity: self.verity.clone(),
+            kernel: self.kernel.clone(),
+            uki: contents.uki.clone(),
+            root: contents.root.clone(),
+            chunks: contents.chunks.clone(),
+            keys: self.keys.clone(),
+            state_format: STATE_FORMATS,
+        }
+    }
 }
 
 impl Manifest {

@@ -30,7 +30,7 @@ mod tests;
 
 pub use error::SetError;
 pub use header::{HEADER, Header, SIGNATURES_MAX, Section};
-pub use manifest::{ARCH, Blob, Chunks, FORMAT, Keys, Manifest, STATE_FORMATS, StateFormats};
+pub use manifest::{ARCH, About, Blob, Chunks, FORMAT, Keys, Manifest, STATE_FORMATS, StateFormats};
 pub use read::{HEAD_MAX, Set, Verified};
 pub use trust::{Expect, TRUST_PATH};
 pub use write::{Contents, measure, sign, write};

@@ -27,22 +27,17 @@ fn made() -> Made {
     let verity = verity::append(&mut root, len, &[7; 32]).expect("a tree");
     let root = root.into_inner();
     let contents = measure(&uki[..], &root[..]).expect("measured");
-    let manifest = Manifest {
-        format: FORMAT,
+    let about = About {
         name: "node".into(),
         version: "1.2".into(),
-        arch: ARCH.into(),
         level: "dev".into(),
         epoch: EPOCH,
         expires: Some(EPOCH + 86_400),
         verity: verity.to_string(),
         kernel: "6.12-test".into(),
-        uki: contents.uki.clone(),
-        root: contents.root.clone(),
-        chunks: contents.chunks.clone(),
         keys: None,
-        state_format: STATE_FORMATS,
     };
+    let manifest = about.manifest(&contents);
     Made { uki, root, manifest, contents }
 }
 
