@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod output;
 mod table;
+mod upload;
 
 use args::Invocation;
 use std::process::ExitCode;

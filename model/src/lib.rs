@@ -18,6 +18,7 @@ pub mod size;
 pub mod state;
 pub mod suggest;
 pub mod sync;
+pub mod update;
 
 pub use digest::Digest;
 pub use id::{DiId, HostId, OsfId, UserId, VmId};

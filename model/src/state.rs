@@ -93,6 +93,34 @@ words! {
         /// Not heard of for longer than `internal.hkd.cluster.node.timeout`.
         Lost = "lost",
     }
+    /// What a node knows of the version in a slot.
+    "slot state" SlotState {
+        /// It was blessed: it can be gone back to.
+        Good = "good",
+        /// It has tries left.
+        Trial = "trial",
+        /// It used up its tries, or was given up.
+        Failed = "failed",
+        /// Its root is not what it should be.
+        Damaged = "damaged",
+    }
+    /// How far an update is on a node.
+    "update step" UpdateStep {
+        /// Its bytes come.
+        Fetching = "fetching",
+        /// It is here, whole and verified, and waits for the node's turn.
+        Staged = "staged",
+        /// It is the node's turn: new guests stay away, users are waited for.
+        Draining = "draining",
+        /// It is being written to the idle slot.
+        Writing = "writing",
+        /// It is what boots next.
+        Armed = "armed",
+        /// It cannot be had or installed now; it is tried again.
+        Failed = "failed",
+        /// It was tried here and did not hold, or is no set for this node: it is not tried again.
+        Refused = "refused",
+    }
 }
 
 #[cfg(test)]

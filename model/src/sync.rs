@@ -13,6 +13,7 @@ use crate::{
     grant::SignedGrant,
     key::Config,
     state::{HostState, UserState, VmState, Want},
+    update::{Update, Versions},
 };
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -47,6 +48,8 @@ pub enum ToStore {
     Counters(Counters),
     /// Boot timeline, JSON of [`crate::init::Timeline`].
     Timeline(String),
+    /// What the node runs and could run, whenever it changes and after Hello.
+    Versions(Versions),
 }
 
 /// To a node. Append only.
@@ -189,6 +192,8 @@ pub struct Desired {
     pub router_tls: RouterTls,
     /// Guests placed here, wanted running or not.
     pub guests: Vec<GuestSpec>,
+    /// The version that the node shall run; none: as it is.
+    pub update: Option<Update>,
 }
 
 /// Reason of an abort that makes way for another client: pages tell it from an administrator's.

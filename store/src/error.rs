@@ -85,6 +85,14 @@ pub enum Error {
         /// What is wrong with it; part of the message, since it is the whole of it.
         source: crate::import::ImportError,
     },
+    /// An upload that is no update set.
+    #[error("Cannot add {name}: {source}")]
+    Set {
+        /// The upload's file name.
+        name: String,
+        /// What is wrong with it; part of the message, since it is the whole of it.
+        source: image::set::SetError,
+    },
     /// Hashing a password failed.
     #[error("Cannot hash a password: {0}")]
     Password(String),

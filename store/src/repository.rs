@@ -1,7 +1,8 @@
-//! The image repository: one folder of squashfs files named by their digests, and uploads on their way.
+//! The image repository: one folder of files named by their digests, and uploads on their way.
 //!
 //! ```text
-//! images/<sha256>.squashfs      published: whole, checked, never changed
+//! images/<sha256>.squashfs      a disk image: whole, checked, never changed
+//! images/<sha256>.set           an update set of nodes: the same
 //! images/incoming/<id>          an upload; its length is how far it has come
 //! images/incoming/<id>.image    an import at work; removed at start
 //! ```
@@ -41,6 +42,11 @@ impl Repository {
         self.dir.join(format!("{digest}.squashfs"))
     }
 
+    /// Where a published update set lies.
+    pub fn set(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(format!("{digest}.{}", image::set::SUFFIX))
+    }
+
     /// Where an upload lies. `id` is one that the database knows.
     pub fn upload(&self, id: &str) -> PathBuf {
         self.dir.join("incoming").join(id)
@@ -51,18 +57,32 @@ impl Repository {
         self.dir.join("incoming").join(format!("{id}.image"))
     }
 
-    /// Publishes a finished import under its digest: it is on disk before its name is.
+    /// Publishes a finished import under its digest.
     pub fn publish(&self, scratch: &Path, digest: &Digest) -> Result<()> {
-        let path = self.image(digest);
+        Self::publish_as(scratch, &self.image(digest))
+    }
+
+    /// Publishes an upload as the update set that it is.
+    pub fn publish_set(&self, upload: &str, digest: &Digest) -> Result<()> {
+        Self::publish_as(&self.upload(upload), &self.set(digest))
+    }
+
+    /// A file is on disk before its name is.
+    fn publish_as(scratch: &Path, path: &Path) -> Result<()> {
         let file = fs::File::open(scratch).map_err(Error::io("open", scratch))?;
         file.sync_all().map_err(Error::io("sync", scratch))?;
-        fs::rename(scratch, &path).map_err(Error::io("publish", &path))?;
-        files::sync_dir(&path)
+        fs::rename(scratch, path).map_err(Error::io("publish", path))?;
+        files::sync_dir(path)
     }
 
     /// Removes a published image that no DI needs any more.
     pub fn remove_image(&self, digest: &Digest) -> Result<()> {
         remove(&self.image(digest))
+    }
+
+    /// Removes a published update set.
+    pub fn remove_set(&self, digest: &Digest) -> Result<()> {
+        remove(&self.set(digest))
     }
 
     /// Removes an upload.

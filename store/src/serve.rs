@@ -26,7 +26,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-/// How often lost nodes are looked for.
+/// How often lost nodes are looked for, and nodes that may be updated now.
 const LOST_EVERY: Duration = Duration::from_secs(5);
 /// How often old uploads are looked for, and how old they get.
 const UPLOADS_EVERY: Duration = Duration::from_secs(600);
@@ -130,7 +130,10 @@ async fn keep_house(store: Arc<Store>, mut stop: watch::Receiver<bool>) {
     loop {
         // Cancel-safe: ticks and the stop only wait.
         let done = tokio::select! {
-            _ = lost.tick() => mark_lost(&store).await,
+            _ = lost.tick() => match mark_lost(&store).await {
+                Ok(()) => step_rollouts(&store).await,
+                failed => failed,
+            },
             _ = uploads.tick() => drop_uploads(&store).await,
             () = crate::listen::stopped(&mut stop) => return,
         };
@@ -147,6 +150,13 @@ async fn mark_lost(store: &Store) -> Result<()> {
         warn!(node = node.name, host = %node.id, "Node lost: its desktops are unavailable until it is back");
     }
     if !lost.is_empty() {
+        store.db.wake();
+    }
+    Ok(())
+}
+
+async fn step_rollouts(store: &Store) -> Result<()> {
+    if store.db.write_quietly(|tx| tx.rollouts_step()).await? {
         store.db.wake();
     }
     Ok(())

@@ -4,8 +4,9 @@ use super::{Command, Session, delete, keys, list, on_many};
 use crate::{args::SyntaxError, output, table::Table};
 use model::init::Timeline;
 use model::{
-    api::{Added, Cluster, HostCounters, HostRow, NewHost, NewToken, Token, TokenKind},
+    api::{Added, Cluster, Done, HostCounters, HostRow, NewHost, NewToken, Token, TokenKind, UpdateHosts},
     seed,
+    update::Versions,
 };
 use std::process::ExitCode;
 
@@ -52,6 +53,29 @@ pub const COMMANDS: &[Command] = &[
             Ok(Box::new(move |session| timeline(session, id)))
         },
     },
+    Command {
+        object: "host",
+        name: "update",
+        usage: "image=VERSION|none [window=HH:MM-HH:MM] [max_unavailable=N] [drain=SECONDS]",
+        doc: "Moves nodes to a version of 'qa image list', one after the other: each fetches it at once, and goes down for \
+              it in its turn, inside the window (UTC), when its users have left or drain= is over. The first node that \
+              goes back to its old version halts the rest. image=none calls off what has not begun.",
+        verb: Some("update"),
+        read: |invocation| {
+            let keys = keys(invocation, &["image", "window", "max_unavailable", "drain"])?;
+            let wish = UpdateHosts {
+                image: Some(keys.required("image")?).filter(|image| image != "none"),
+                window: keys.text("window"),
+                max_unavailable: keys.parsed("max_unavailable", "a number")?,
+                drain_s: keys.parsed("drain", "a number of seconds")?,
+            };
+            Ok(Box::new(move |session| {
+                let done: Done = session.client.post("/hosts/update", &session.query(), &wish)?;
+                let said = if wish.image.is_some() { "{} hosts to be updated." } else { "{} hosts stay as they are." };
+                Ok(output::done(&done, said, session.quiet))
+            }))
+        },
+    },
     on_many!("host", "block", "/hosts/block", "{} hosts blocked.", "Blocked nodes take no new guests and no logins."),
     on_many!("host", "unblock", "/hosts/unblock", "{} hosts unblocked.", "Undoes block."),
     on_many!(
@@ -80,6 +104,7 @@ fn list(rows: Vec<HostRow>) -> Vec<Table> {
         "VMs assigned",
         "Blocked",
         "State",
+        "Version",
         "Remarks",
     ]);
     for row in &rows {
@@ -93,6 +118,7 @@ fn list(rows: Vec<HostRow>) -> Vec<Table> {
             row.vms.to_string(),
             output::yes_no(row.blocked),
             row.state.to_string(),
+            row.versions.as_ref().map_or(&row.version, |v| &v.running).clone(),
             remarks(row),
         ]);
     }
@@ -103,8 +129,33 @@ fn list(rows: Vec<HostRow>) -> Vec<Table> {
 fn remarks(row: &HostRow) -> String {
     match (&row.key_sha256, row.approved) {
         (Some(key), false) => format!("waits for approval, key {key}"),
-        _ => row.reason.clone(),
+        _ => {
+            let reason = Some(row.reason.clone()).filter(|reason| !reason.is_empty());
+            reason
+                .into_iter()
+                .chain(row.versions.iter().flat_map(of_versions))
+                .chain(of_update(row))
+                .collect::<Vec<_>>()
+                .join("; ")
+        }
     }
+}
+
+/// What a node says of its versions besides the one that runs.
+fn of_versions(versions: &Versions) -> Vec<String> {
+    let trial = versions.trial.then(|| "on trial".to_owned());
+    let update = versions.update.iter().map(|update| {
+        let detail = if update.detail.is_empty() { String::new() } else { format!(" ({})", update.detail) };
+        format!("{} {}{detail}", update.step, update.version)
+    });
+    let refused = versions.refused.iter().map(|refused| format!("refused {}: {}", refused.version, refused.reason));
+    trial.into_iter().chain(update).chain(refused).collect()
+}
+
+/// Why the update that the node is part of does not go on.
+fn of_update(row: &HostRow) -> Option<String> {
+    let update = row.update.as_ref()?;
+    update.halted.as_ref().map(|why| format!("update to {} halted: {why}", update.version))
 }
 
 fn counters(rows: Vec<HostCounters>) -> Vec<Table> {

@@ -3,6 +3,7 @@
 mod config;
 mod di;
 mod host;
+mod image;
 mod osf;
 mod property;
 mod user;
@@ -104,9 +105,18 @@ impl Command {
 
 /// All commands, by object.
 fn all() -> impl Iterator<Item = &'static Command> {
-    [config::COMMANDS, di::COMMANDS, host::COMMANDS, osf::COMMANDS, user::COMMANDS, vm::COMMANDS, property::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        config::COMMANDS,
+        di::COMMANDS,
+        host::COMMANDS,
+        image::COMMANDS,
+        osf::COMMANDS,
+        user::COMMANDS,
+        vm::COMMANDS,
+        property::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The command of this name.

@@ -36,6 +36,29 @@ pub fn measure(uki: impl Read, root: impl Read) -> Result<Contents, SetError> {
     Ok(Contents { uki, root, chunks, table })
 }
 
+impl Contents {
+    /// Holds what was measured against what a manifest says.
+    ///
+    /// # Errors
+    /// Names the section that differs.
+    pub fn check(&self, manifest: &Manifest) -> Result<(), SetError> {
+        let pair = |sha256: &str, bytes: u64| format!("SHA-256 {sha256} and {bytes} bytes");
+        let blobs = [(Section::Uki, &self.uki, &manifest.uki), (Section::Root, &self.root, &manifest.root)];
+        let mut all = blobs
+            .map(|(section, found, said)| (section, pair(&found.sha256, found.bytes), pair(&said.sha256, said.bytes)));
+        let (found, said) = (&self.chunks, &manifest.chunks);
+        let table = (Section::Chunks, pair(&found.sha256, found.bytes), pair(&said.sha256, said.bytes));
+        match all.iter_mut().chain([&mut { table }]).find(|(_, found, expected)| found != expected) {
+            None => Ok(()),
+            Some((section, found, expected)) => Err(SetError::Differs {
+                section: section.name(),
+                found: std::mem::take(found),
+                expected: std::mem::take(expected),
+            }),
+        }
+    }
+}
+
 fn blob(reader: impl Read) -> Result<(Blob, Vec<Chunk>), SetError> {
     let mut hashing = Hashing { inner: reader, hash: Sha256::new(), bytes: 0 };
     let chunks = chunks::cut(&mut hashing).collect::<Result<Vec<_>, _>>()?;

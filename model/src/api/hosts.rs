@@ -1,6 +1,6 @@
 //! Nodes.
 
-use crate::{HostId, state::HostState};
+use crate::{Digest, HostId, state::HostState, update::Versions};
 use serde::{Deserialize, Serialize};
 
 messages! {
@@ -44,6 +44,69 @@ messages! {
         pub version: String,
         /// VMs placed here, running or not.
         pub vms: u32,
+        /// What it tells of its versions; none: it told nothing yet.
+        #[serde(default)]
+        pub versions: Option<Versions>,
+        /// The update that it is part of.
+        #[serde(default)]
+        pub update: Option<HostUpdate>,
+    }
+
+    /// A node's part in an update.
+    pub struct HostUpdate {
+        /// To which version.
+        pub version: String,
+        /// It is its turn.
+        pub going: bool,
+        /// Why no further node gets its turn, if so.
+        pub halted: Option<String>,
+    }
+
+    /// A version of the node's image, in the store's repository.
+    pub struct NodeImageRow {
+        /// Its id.
+        pub id: u32,
+        /// Name of its recipe.
+        pub name: String,
+        /// Version.
+        pub version: String,
+        /// `dev` or `release`.
+        pub level: String,
+        /// When it was built, or what it was built from; seconds since 1970.
+        pub epoch: u64,
+        /// SHA-256 of the set.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        pub digest: Digest,
+        /// Bytes of the set.
+        pub bytes: u64,
+        /// How many keys have signed it. Which ones a node trusts is the node's affair.
+        pub signatures: u32,
+        /// Nodes that run it.
+        pub running: u32,
+        /// Nodes that shall move to it and do not run it yet.
+        pub wanted: u32,
+    }
+
+    /// An upload that is an update set.
+    pub struct NewNodeImage: request {
+        /// Id of the upload, which is whole.
+        pub upload: String,
+    }
+
+    /// Nodes shall move to another version.
+    pub struct UpdateHosts: request {
+        /// Version of an image of the repository; none: they stay what they are.
+        #[serde(default)]
+        pub image: Option<String>,
+        /// When they may go down, such as `22:00-05:00` (UTC); none: at any time.
+        #[serde(default)]
+        pub window: Option<String>,
+        /// So many of them at a time; none: one.
+        #[serde(default)]
+        pub max_unavailable: Option<u32>,
+        /// Seconds that users get to leave; none: as long as they like.
+        #[serde(default)]
+        pub drain_s: Option<u32>,
     }
 
     /// A new node, registered before it joins with a token under this name.

@@ -16,7 +16,11 @@
 //! | GET `/hosts` | filter | | [`HostRow`] list |
 //! | POST `/hosts` | | [`NewHost`] | [`Added`] |
 //! | POST `/hosts/{block,unblock,approve}` | filter | | [`Done`] |
+//! | POST `/hosts/update` | filter | [`UpdateHosts`] | [`Done`] |
 //! | DELETE `/hosts` | filter | | [`Done`] |
+//! | GET `/images` | | | [`NodeImageRow`] list |
+//! | POST `/images` | | [`NewNodeImage`] | [`NodeImageRow`] |
+//! | DELETE `/images/{id}` | | | 204 |
 //! | GET `/hosts/counters` | filter | | [`HostCounters`] list |
 //! | GET `/osfs` | filter | | [`OsfRow`] list |
 //! | POST `/osfs` | | [`NewOsf`] | [`Added`] |

@@ -13,7 +13,7 @@ use axum::{
 use http::StatusCode;
 use model::{
     HostId,
-    api::{Added, Done, HostCounters, HostRow, NewHost},
+    api::{Added, Done, HostCounters, HostRow, NewHost, UpdateHosts},
     filter::Object,
     init::Timeline,
 };
@@ -26,6 +26,7 @@ pub(super) fn router() -> Router<Arc<Store>> {
         .route("/hosts/block", post(block))
         .route("/hosts/unblock", post(unblock))
         .route("/hosts/approve", post(approve))
+        .route("/hosts/update", post(update))
         .route("/hosts/{id}/timeline", get(timeline))
 }
 
@@ -77,6 +78,28 @@ async fn unblock(State(store): Shared, Extension(actor): Extension<Actor>, param
 async fn approve(State(store): Shared, Extension(actor): Extension<Actor>, params: Params) -> Answer<Json<Done>> {
     let command = command(params, actor, "host.approve")?;
     Ok(Json(command.run(&store, |tx, host| tx.host_approve(HostId(host.id)).map(|()| One::Done)).await?))
+}
+
+/// Makes nodes one rollout. Its first turns come at once.
+async fn update(
+    State(store): Shared,
+    Extension(actor): Extension<Actor>,
+    params: Params,
+    Body(wish): Body<UpdateHosts>,
+) -> Answer<Json<Done>> {
+    let command = command(params, actor, "host.update")?;
+    let mut rollout = None;
+    let work = move |tx: &crate::db::Tx, host: &crate::db::Named| {
+        let id = match rollout {
+            Some(id) => id,
+            None => *rollout.insert(tx.rollout_add(&wish)?),
+        };
+        tx.rollout_join(HostId(host.id), id)?;
+        Ok(One::Done)
+    };
+    let done = command.run(&store, work).await?;
+    store.db.write(|tx| tx.rollouts_step()).await?;
+    Ok(Json(done))
 }
 
 /// Deletes nodes and ends their connections: they are not registered any more.

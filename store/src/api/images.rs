@@ -86,12 +86,7 @@ async fn add_di(
     Extension(Actor(actor)): Extension<Actor>,
     Body(new): Body<NewDi>,
 ) -> Answer<(StatusCode, Json<Import>)> {
-    let (upload, sha256) = known_upload(&store, &new.upload).await?;
-    if upload.received != upload.bytes {
-        let text =
-            format!("Upload {} has {} of {} bytes: send the rest first", upload.id, upload.received, upload.bytes);
-        return Err(Error::Refused(text).into());
-    }
+    let (upload, sha256) = whole_upload(&store, &new.upload).await?;
     let wish = new.clone();
     let osf = store.db.read(move |tx| {
         let osf = tx.osf(wish.osf.as_deref(), wish.osf_id)?;
@@ -195,6 +190,16 @@ async fn known_upload(store: &Store, id: &str) -> Result<(Upload, Option<model::
     Ok((upload, sha256))
 }
 
+/// The same, of one whose bytes are all here.
+pub(super) async fn whole_upload(store: &Store, id: &str) -> Result<(Upload, Option<model::Digest>)> {
+    let (upload, sha256) = known_upload(store, id).await?;
+    if upload.received == upload.bytes {
+        return Ok((upload, sha256));
+    }
+    let text = format!("Upload {} has {} of {} bytes: send the rest first", upload.id, upload.received, upload.bytes);
+    Err(Error::Refused(text))
+}
+
 /// Takes bytes from where the upload ends. What arrived before a cut stays, so the sender goes on from there.
 async fn receive(
     State(store): Shared,
@@ -242,13 +247,13 @@ async fn append(store: &Store, upload: &Upload, body: axum::body::Body) -> Resul
 }
 
 /// The right to change an upload: one request at a time, and none while it is imported.
-struct Turn {
+pub(super) struct Turn {
     store: Arc<Store>,
     id: String,
 }
 
 impl Turn {
-    fn take(store: &Arc<Store>, id: &str) -> Result<Self> {
+    pub(super) fn take(store: &Arc<Store>, id: &str) -> Result<Self> {
         let free = !store.imports.at_work(id)
             && store.receiving.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
         if !free {

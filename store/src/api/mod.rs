@@ -8,6 +8,7 @@ mod clusterwide;
 mod hosts;
 mod images;
 mod many;
+mod node_images;
 mod openapi;
 pub(crate) mod routes;
 mod users;
@@ -73,6 +74,7 @@ pub fn router(store: Arc<Store>) -> Router {
         .merge(clusterwide::router())
         .merge(hosts::router())
         .merge(images::router())
+        .merge(node_images::router())
         .merge(users::router())
         .merge(vms::router())
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -142,7 +144,9 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = match &self.0 {
             Error::NotFound { .. } => StatusCode::NOT_FOUND,
-            Error::Invalid(_) | Error::Key(_) | Error::Filter(_) | Error::Import { .. } => StatusCode::BAD_REQUEST,
+            Error::Invalid(_) | Error::Key(_) | Error::Filter(_) | Error::Import { .. } | Error::Set { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             Error::Taken { .. } | Error::Refused(_) | Error::Offset { .. } => StatusCode::CONFLICT,
             Error::Closed => StatusCode::SERVICE_UNAVAILABLE,
             Error::Db { .. } | Error::Io { .. } | Error::Pki { .. } | Error::Password(_) => {

@@ -2,7 +2,10 @@
 
 use super::routes::{ALL, Body, OBJECTS, Route};
 use axum::Json;
-use model::api;
+use model::{
+    api::{self, *},
+    update::{Other, Progress, Refused, Versions},
+};
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -11,7 +14,7 @@ macro_rules! schemas {
         /// Every schema by its name.
         fn schemas() -> Map<String, Value> {
             let mut map = Map::new();
-            $(map.insert(<api::$name as ToSchema>::name().into_owned(), json!(<api::$name as PartialSchema>::schema()));)*
+            $(map.insert(<$name as ToSchema>::name().into_owned(), json!(<$name as PartialSchema>::schema()));)*
             map
         }
     };
@@ -20,7 +23,7 @@ macro_rules! schemas {
 schemas! {
     ErrorBody Cluster Added Done Failed Keys ConfigEntry Ssl HostRow NewHost HostCounters OsfRow NewOsf NewUpload Upload
     NewDi Import ImportState DiRow Tag UserRow NewUser Login Totp VmRow NewVm EditVm BlockVm VmCounters PropertyRow NewToken TokenKind Token
-    EventRow
+    EventRow HostUpdate UpdateHosts NodeImageRow NewNodeImage Versions Other Progress Refused
 }
 
 /// `GET /openapi.json`.

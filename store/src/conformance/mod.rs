@@ -30,6 +30,7 @@ macro_rules! promises {
 }
 
 mod people;
+mod rollouts;
 
 promises! {
     async fn an_error_undoes_the_whole_transaction(w) {

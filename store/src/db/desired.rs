@@ -21,7 +21,10 @@ impl Tx<'_> {
         let (blocked, revision, known) = found.ok_or_else(|| Error::none("host", host))?;
         let config = self.config()?;
         let guests = self.guests(host, &config)?;
-        let mut desired = Desired { revision: 0, blocked, config, router_tls: self.router_tls(host)?, guests };
+        let (router_tls, update) = (self.router_tls(host)?, self.update_for(host)?);
+        // A node that goes down for its update takes no new guests and logins.
+        let blocked = blocked || update.as_ref().is_some_and(|u| u.go);
+        let mut desired = Desired { revision: 0, blocked, config, router_tls, guests, update };
         let current = fingerprint(&desired)? == known;
         desired.revision = revision;
         Ok((desired, current))

@@ -1,6 +1,6 @@
 //! Nodes: what they are, how they do, and what the store wants of them.
 
-use super::{Tx, Word, filter::clause, signed, unsigned};
+use super::{Tx, Word, filter::clause, rollouts, signed, unsigned};
 use crate::{
     error::{Error, Result},
     pki,
@@ -72,11 +72,11 @@ impl Tx<'_> {
         let sql = format!(
             "SELECT h.id, h.name, h.address, hr.state, hr.reason, hr.blocked, h.approved, h.key_sha256, hr.router_chain,
                     hr.seen_ms, hr.usable_ram_mib, hr.usable_cpu, hr.available_mib, hr.cpu_percent, hr.rss, hr.version,
-                    (SELECT count(*) FROM leases l WHERE l.host_id = h.id)
+                    (SELECT count(*) FROM leases l WHERE l.host_id = h.id), hr.versions
              FROM hosts h JOIN host_runtimes hr ON hr.host_id = h.id WHERE {} ORDER BY h.id",
             clause.sql
         );
-        self.all("list hosts", &sql, params_from_iter(clause.params), |row| {
+        let mut rows = self.all("list hosts", &sql, params_from_iter(clause.params), |row| {
             let seen: Option<i64> = row.get(9)?;
             let own_chain: String = row.get(8)?;
             Ok(HostRow {
@@ -98,8 +98,14 @@ impl Tx<'_> {
                 rss_kib: serde_json::from_str(&row.get::<_, String>(14)?).unwrap_or_default(),
                 version: row.get(15)?,
                 vms: row.get(16)?,
+                versions: rollouts::from_json(&row.get::<_, String>(17)?),
+                update: None,
             })
-        })
+        })?;
+        for row in &mut rows {
+            row.update = self.host_update(row.id)?;
+        }
+        Ok(rows)
     }
 
     /// Sets or clears the flag that keeps new guests and logins away.
@@ -235,14 +241,19 @@ impl Tx<'_> {
         Ok(lost)
     }
 
+    /// A node whose last word is older was not heard of lately, Unix milliseconds.
+    pub(super) fn heard_since(&self) -> Result<u64> {
+        let fresh = self.config()?.get(&key::HEARTBEAT) * FRESH_BEATS;
+        Ok(self.now_ms.saturating_sub(u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// Nodes that may take another VM.
     pub fn candidates(&self) -> Result<Vec<Candidate>> {
-        let fresh = self.config()?.get(&key::HEARTBEAT) * FRESH_BEATS;
-        let since = self.now_ms.saturating_sub(u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX));
+        let since = self.heard_since()?;
         let sql =
             "SELECT h.id, hr.usable_ram_mib, hr.usable_cpu, (SELECT count(*) FROM leases l WHERE l.host_id = h.id)
                    FROM hosts h JOIN host_runtimes hr ON hr.host_id = h.id
-                   WHERE hr.state = 'running' AND hr.blocked = 0 AND h.approved = 1 AND hr.seen_ms >= ? ORDER BY h.id";
+                   WHERE hr.state = 'running' AND hr.blocked = 0 AND hr.going = 0 AND h.approved = 1 AND hr.seen_ms >= ? ORDER BY h.id";
         self.all("look for nodes", sql, [signed(since)], |row| {
             Ok(Candidate {
                 host: HostId(row.get(0)?),

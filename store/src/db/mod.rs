@@ -18,6 +18,7 @@ mod images;
 mod join;
 mod lives;
 mod properties;
+mod rollouts;
 mod sessions;
 mod sqlite;
 mod users;
@@ -28,6 +29,7 @@ pub use images::NewImage;
 pub use join::JoinOutcome;
 pub use lives::{Dice, Life, Reported, Verdict};
 pub use properties::Named;
+pub use rollouts::NewSet;
 pub use sessions::{Acquire, Holder, Placed, Wish};
 pub use users::Account;
 

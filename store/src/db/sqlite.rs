@@ -15,8 +15,12 @@ const APPLICATION_ID: i32 = 0x726f_6f73;
 /// How long another process may hold the database.
 const BUSY: Duration = Duration::from_secs(5);
 /// Every schema so far; the version (`PRAGMA user_version`) is how many of them were applied.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema_001.sql"), include_str!("schema_002.sql"), include_str!("schema_003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_001.sql"),
+    include_str!("schema_002.sql"),
+    include_str!("schema_003.sql"),
+    include_str!("schema_004.sql"),
+];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 

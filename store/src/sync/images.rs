@@ -1,4 +1,4 @@
-//! `GET /images/<sha256>` for nodes: published images, from any byte on.
+//! `GET /images/<sha256>` and `GET /sets/<sha256>` for nodes: published disk images and update sets, any piece of them.
 
 use crate::{db::Node, listen, store::Store};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use hyper::{
     service::service_fn,
 };
 use model::Digest;
-use std::{convert::Infallible, io, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt},
@@ -47,9 +47,7 @@ async fn answer(store: &Store, request: &Request<Incoming>) -> Response<Body> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return plain(StatusCode::METHOD_NOT_ALLOWED);
     }
-    let digest = request.uri().path().strip_prefix("/images/").and_then(|name| name.parse::<Digest>().ok());
-    let Some(digest) = digest else { return plain(StatusCode::NOT_FOUND) };
-    let path = store.images.image(&digest);
+    let Some((path, digest)) = file_of(store, request.uri().path()) else { return plain(StatusCode::NOT_FOUND) };
     let mut file = match File::open(&path).await {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return plain(StatusCode::NOT_FOUND),
@@ -81,6 +79,16 @@ async fn answer(store: &Store, request: &Request<Incoming>) -> Response<Body> {
         response = with(response, header::CONTENT_RANGE, text);
     }
     response
+}
+
+fn file_of(store: &Store, path: &str) -> Option<(PathBuf, Digest)> {
+    let (kind, name) = path.strip_prefix('/')?.split_once('/')?;
+    let digest = name.parse().ok()?;
+    match kind {
+        "images" => Some((store.images.image(&digest), digest)),
+        "sets" => Some((store.images.set(&digest), digest)),
+        _ => None,
+    }
 }
 
 /// `bytes=A-B` or `bytes=A-`: the piece of `len` bytes, or `Some(None)` when it lies outside. Anything

@@ -212,6 +212,13 @@ impl Session {
                 Ok(())
             }
             ToStore::Counters(counters) => db.write_quietly(move |tx| tx.count_up(host, &counters)).await,
+            ToStore::Versions(versions) => {
+                db.write(move |tx| {
+                    tx.versions_set(host, &versions)?;
+                    tx.rollouts_step().map(drop)
+                })
+                .await
+            }
             ToStore::Timeline(json) => db.write_quietly(move |tx| tx.timeline_set(host, &json)).await,
             ToStore::Hello(_) | ToStore::Join(_) => {
                 warn!(node = self.node.name, "A node said Hello or Join a second time");

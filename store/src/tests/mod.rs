@@ -5,6 +5,7 @@ mod imports;
 mod node;
 mod rest;
 mod sync;
+mod updates;
 
 use crate::{
     db::Clock,

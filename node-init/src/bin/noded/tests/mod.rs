@@ -96,7 +96,7 @@ impl Node {
 
 fn desired(revision: u64) -> Desired {
     let router_tls = RouterTls { chain: "chain".into(), key: "key".into() };
-    Desired { revision, blocked: false, config: Config::default(), router_tls, guests: vec![] }
+    Desired { revision, blocked: false, config: Config::default(), router_tls, guests: vec![], update: None }
 }
 
 /// Bounds a test that waits for something that never comes.
