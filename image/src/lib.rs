@@ -26,6 +26,7 @@
 
 pub mod chunks;
 pub mod cpio;
+pub mod device;
 mod digest;
 pub mod disk;
 pub mod fat;

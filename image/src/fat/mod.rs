@@ -4,7 +4,10 @@
 //! of their names; ids and times are fixed. Long names are stored as such. The output is taken to be
 //! zeros already (a new sparse file): only what is not zero is written.
 
+pub mod edit;
+mod folder;
 mod geometry;
+mod layout;
 mod names;
 mod read;
 
@@ -17,6 +20,7 @@ use crate::tree::{Content, TreeError};
 use geometry::Geometry;
 use names::Slot;
 
+pub use edit::{Editor, Reclaimed};
 pub use read::{FatReader, FileInfo};
 
 /// Why a volume cannot be written or read.
@@ -70,6 +74,22 @@ pub enum FatError {
         what: String,
         /// Why not.
         source: io::Error,
+    },
+    /// A new file does not fit on the volume, or its name into its folder.
+    #[error("{path} needs {needed} bytes, and the FAT volume has {free} left for it")]
+    NoSpace {
+        /// Path of the new file.
+        path: String,
+        /// Bytes it would take, in whole clusters.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The name is in use.
+    #[error("The FAT volume has {path} already (capitals and small letters are the same there)")]
+    Taken {
+        /// The path that was to be made.
+        path: String,
     },
     /// No file of this name.
     #[error("The FAT volume has no file {path}")]

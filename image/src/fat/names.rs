@@ -56,6 +56,18 @@ pub fn short_names<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Vec<[
     names.map(|name| exact(name).unwrap_or_else(|| made_up(name, &mut taken))).collect()
 }
 
+/// A short name beside those that a folder has already.
+pub fn short_name(name: &str, taken: impl Iterator<Item = [u8; 11]>) -> [u8; 11] {
+    exact(name).unwrap_or_else(|| made_up(name, &mut taken.collect()))
+}
+
+/// The short name that finds a file of this name, if its length allows one.
+pub fn as_short(name: &str) -> Option<[u8; 11]> {
+    let (base, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+    let fits = name.is_ascii() && !base.is_empty() && base.len() <= 8 && extension.len() <= 3;
+    fits.then(|| padded(base.to_ascii_uppercase().as_bytes(), extension.to_ascii_uppercase().as_bytes()))
+}
+
 /// The short form of a name that needs no long one.
 fn exact(name: &str) -> Option<[u8; 11]> {
     let (base, extension) = name.split_once('.').unwrap_or((name, ""));
