@@ -353,9 +353,20 @@ impl Table {
         Ok(())
     }
 
+    /// Gives a partition another PARTUUID.
+    ///
+    /// # Errors
+    /// When there is not exactly one of this name.
+    pub fn set_guid(&mut self, name: &str, guid: Uuid) -> Result<(), GptError> {
+        let number = self.find(name)?.number;
+        self.gpt[number].unique_partition_guid = guid.to_bytes_le();
+        Ok(())
+    }
+
     /// Writes both copies of the table and the protective MBR: first the backup at the disk's end, and, once
     /// `sync` says that it is on the disk, the copy in front. So a power cut at any moment leaves the old table
-    /// or the new one, even on a disk larger than the image, whose old backup nobody would find.
+    /// or the new one, even on a disk larger than the image, whose old backup nobody would find. Where the copy in
+    /// front was damaged, and this table read from the backup, the one in front goes first.
     /// The caller then asks the kernel to read the table again.
     ///
     /// # Errors
@@ -372,10 +383,12 @@ impl Table {
         let synced = |disk: &mut D| {
             disk.flush().and_then(|()| sync(disk)).map_err(|source| GptError::Disk { action: "sync", source })
         };
-        let [mut front, mut backup] = self.headers();
-        backup.write_into(disk, sector, &entries).map_err(GptError::Write)?;
-        synced(disk)?;
-        front.write_into(disk, sector, &entries).map_err(GptError::Write)?;
+        let [front, backup] = self.headers();
+        let read_from_backup = self.gpt.header.primary_lba > self.gpt.header.backup_lba;
+        for mut header in if read_from_backup { [front, backup] } else { [backup, front] } {
+            header.write_into(disk, sector, &entries).map_err(GptError::Write)?;
+            synced(disk)?;
+        }
         GPT::write_protective_mbr_into(disk, sector).map_err(GptError::Write)?;
         synced(disk)
     }

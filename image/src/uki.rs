@@ -243,13 +243,13 @@ pub fn section<'a>(image: &'a [u8], name: &'static str) -> Result<&'a [u8], UkiE
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// The smallest PE file with this many bytes of headers and one section.
-    fn stub(headers: u32) -> Vec<u8> {
+    pub fn stub(headers: u32) -> Vec<u8> {
         let mut pe = vec![0; 0x800];
         let mut put = |at: usize, bytes: &[u8]| pe[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, b"MZ");

@@ -130,6 +130,26 @@ fn a_power_cut_at_any_write_leaves_the_old_table_or_the_new_one() {
 }
 
 #[test]
+fn a_second_power_cut_while_the_first_is_mended_leaves_a_table() {
+    let renamed = |disk: Cursor<Vec<u8>>, left, guid| {
+        let mut cut = Cut { disk, left };
+        let mut table = Table::read(&mut cut.disk).unwrap_or_else(|error| panic!("after {left} writes: {error}"));
+        table.set_guid(ROOT_B, Uuid::from_u128(guid)).unwrap();
+        table.write(&mut cut, |_| Ok(())).unwrap();
+        cut.disk
+    };
+    // A table of 128 entries is 129 writes and a copy of it as many: cuts in both copies, and between them.
+    for first in (0..260).step_by(9) {
+        let left = renamed(disk(), first, 5);
+        for second in (0..260).step_by(7) {
+            let mut left = renamed(left.clone(), second, 6);
+            let table = Table::read(&mut left).unwrap_or_else(|error| panic!("after {first} and {second}: {error}"));
+            assert_eq!(table.find(ROOT_A).unwrap().guid, ROOT);
+        }
+    }
+}
+
+#[test]
 fn state_grows_into_a_larger_disk_once() {
     let mut disk = larger(disk(), 70 << 20);
     let mut table = Table::read(&mut disk).unwrap();

@@ -114,6 +114,14 @@ impl<D: Device> Editor<D> {
         Ok(usage.free().count() as u64 * self.layout.cluster_bytes)
     }
 
+    /// Bytes that [`Editor::reclaim`] would give back.
+    ///
+    /// # Errors
+    /// As [`Editor::free_bytes`].
+    pub fn lost_bytes(&self) -> Result<u64, FatError> {
+        Ok(self.usage()?.lost().count() as u64 * self.layout.cluster_bytes)
+    }
+
     /// Bytes that a file of this length takes.
     #[must_use]
     pub fn footprint(&self, len: u64) -> u64 {
