@@ -10,6 +10,10 @@ pub const ALIVE_EVERY_S: u64 = 5;
 /// Seconds without [`ToInit::Alive`] after which `noded` counts as hung and is killed and restarted.
 pub const ALIVE_LIMIT_S: u64 = 60;
 
+/// Seconds from the kernel's start in which a version on trial must have been blessed, unless
+/// [`crate::key::TRIAL_LIMIT`] says otherwise.
+pub const TRIAL_LIMIT_S: u64 = 300;
+
 /// A service that `node-init` supervises on `noded`'s word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Service {
@@ -46,6 +50,12 @@ pub enum ToInit {
     Reboot,
     /// An administrator asked for it.
     PowerOff,
+    /// What the node still lacks to be Ready; for the record of a trial that ends without it.
+    Lacks(String),
+    /// This boot is good: its version is on trial no more.
+    Blessed,
+    /// An update is written: reboot into it.
+    RebootForUpdate(String),
 }
 
 /// To `noded`. Append only.

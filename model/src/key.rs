@@ -201,6 +201,8 @@ keys! {
     NTP_SERVERS: String = "node.ntp.servers", "";
     /// Seconds for which Ready must hold before a node's boot counts as good.
     BLESS_AFTER: Duration = "node.bless.after", "60";
+    /// Seconds from the kernel's start in which a version on trial must have become good, else the node reboots.
+    TRIAL_LIMIT: Duration = "node.trial.limit", "300";
     /// Seconds until a VM that was asked to start counts as failed, as the router sees it.
     VM_START_TIMEOUT: Duration = "internal.l7r.timeout.vm_start", "270";
     /// Seconds until a VM that was asked to stop counts as stuck, as the router sees it.

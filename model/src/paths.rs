@@ -10,6 +10,8 @@ pub const SESSION_SOCKET: &str = "/run/roost/session.sock";
 pub const TIMELINE: &str = "/run/roost/boot-timeline.json";
 /// Written by `node-init` before anything else starts: the seed as found, verbatim.
 pub const SEED: &str = "/run/roost/seed.toml";
+/// Device file of the disk that the root lies on, written by `node-init`.
+pub const ROOT_DISK: &str = "/run/roost/root-disk";
 /// Configuration of dnsmasq, written by `noded`.
 pub const DNSMASQ_CONF: &str = "/run/roost/dnsmasq.conf";
 /// Directory with one file of `MAC,IP` per guest, read by dnsmasq as it changes.
@@ -35,6 +37,12 @@ pub const IMAGES: &str = "/state/images";
 pub const GUESTS: &str = "/state/guests";
 /// Homes of guests' users.
 pub const HOMES: &str = "/state/homes";
+/// Updates: what is fetched, and how they went. Survives update and rollback.
+pub const UPDATE: &str = "/state/update";
+/// Seconds that a version on trial has, written by `noded` whenever they change; the default where absent.
+pub const TRIAL_LIMIT: &str = "/state/update/trial-limit";
+/// Why the last boot on trial was given up, written by `node-init`.
+pub const TRIAL_WHY: &str = "/state/update/why";
 /// Logs that outlive a boot.
 pub const LOG: &str = "/state/log";
 

@@ -193,6 +193,7 @@ pub struct Desired {
     /// Guests placed here, wanted running or not.
     pub guests: Vec<GuestSpec>,
     /// The version that the node shall run; none: as it is.
+    #[serde(default)]
     pub update: Option<Update>,
 }
 

@@ -65,12 +65,15 @@ pub struct Disk {
     pub node: PathBuf,
 }
 
-/// The disk of the partition that the root was found on.
+/// The disk of the partition that the root was found on. Written down for `noded`.
 pub fn of_root(cmdline: &Cmdline) -> Result<Disk, BootError> {
     let uuid = cmdline.root_uuid();
     let root = identified().into_iter().find(|(_, u)| *u == uuid);
     let (root, _) = root.ok_or_else(|| BootError::NoRoot { uuid, seconds: 0, seen: "others".to_owned() })?;
-    Ok(Disk { node: Path::new("/dev").join(&root.disk), name: root.disk })
+    let disk = Disk { node: Path::new("/dev").join(&root.disk), name: root.disk };
+    let told = model::paths::ROOT_DISK;
+    std::fs::write(told, disk.node.display().to_string()).map_err(sys::Error::of("write", told))?;
+    Ok(disk)
 }
 
 impl Disk {

@@ -11,12 +11,14 @@ mod seed;
 mod settings;
 mod smbios;
 mod state;
+mod trial;
 mod verity_root;
 
 pub use cgroups::Cgroups;
 pub use phases::TimelineFile;
 pub use seed::Source as Seed;
 pub use state::State;
+pub use trial::Trial;
 
 use crate::devices::Devices;
 use crate::fail::Failure;
@@ -50,9 +52,13 @@ pub fn boot() -> Result<Infallible, Failure> {
     phases.run("settings", SHORT, || settings::apply(&mounted))?;
     let cgroups = phases.run("cgroups", SHORT, || cgroups::claim(&mounted))?; // before the first child, so that none escapes
     let devices = phases.run("devices", SHORT, || Ok(supervise::start_devices(&cgroups)?))?; // goes on beside us
-    let disk = phases.run("root-disk", SHORT, || disk::of_root(&cmdline::read()?))?;
+    let (cmdline, disk) = phases.run("root-disk", SHORT, || {
+        let cmdline = cmdline::read()?;
+        disk::of_root(&cmdline).map(|disk| (cmdline, disk))
+    })?;
     let state = phases.run("state", STATE, || state::open(&disk))?;
+    let trial = phases.run("slots", SHORT, || Ok(trial::find(&disk, &cmdline)))?;
     let seed = phases.run("seed", SHORT, || seed::find(&mounted))?;
     phases.run("services", SHORT, || Ok(()))?;
-    supervise::run(phases.into_timeline(), cgroups, devices, state, seed)
+    supervise::run(phases.into_timeline(), cgroups, devices, state, seed, trial)
 }

@@ -11,7 +11,7 @@ mod output;
 mod service;
 mod shutdown;
 
-use crate::boot::{Cgroups, Seed, State, TimelineFile};
+use crate::boot::{Cgroups, Seed, State, TimelineFile, Trial};
 use crate::console::Console;
 use crate::fail::{Failure, chain, describe};
 use crate::kmsg;
@@ -60,10 +60,16 @@ pub fn run(
     devices: Supervised,
     _state: State,
     seed: Option<Seed>,
+    trial: Option<Trial>,
 ) -> Result<Infallible, Failure> {
     let failed =
         |e: sys::Error| Failure { phase: "supervisor", what: chain(&e), advice: "See the kernel's lines above." };
     let mut supervisor = Supervisor::new(timeline, cgroups, devices).map_err(failed)?;
+    if let Some(trial) = &trial {
+        let text = format!("  Version {} is on trial for {} s", trial.version, trial.until.as_secs());
+        supervisor.console.line(&text);
+    }
+    supervisor.trial = trial;
     if seed.is_none() {
         supervisor
             .console
@@ -101,6 +107,10 @@ struct Supervisor {
     hardware: Hardware,
     fed_at: Duration,
     shutdown: Option<Shutdown>,
+    /// Until it is blessed.
+    trial: Option<Trial>,
+    /// Why the node is not ready, as far as is known.
+    lacks: String,
     cgroups: Cgroups,
     timeline: TimelineFile,
     console: Console,
@@ -130,6 +140,8 @@ impl Supervisor {
             hardware: Hardware::open(),
             fed_at: Duration::ZERO,
             shutdown: None,
+            trial: None,
+            lacks: "the node daemon said nothing".to_owned(),
             cgroups,
             timeline,
             console,
@@ -148,6 +160,7 @@ impl Supervisor {
         self.services.iter_mut().for_each(|s| s.output.pass_on(now, self.log.as_ref()));
         self.mind_services(now);
         self.tell_noded();
+        self.mind_trial(now);
         self.feed(now);
         self.proceed_with_shutdown(now);
         self.wait(now)
@@ -217,12 +230,34 @@ impl Supervisor {
                 tracing::info!(ms, "Node is ready");
                 self.console.line(&format!("Ready after {}.{:03} s", ms / 1000, ms % 1000));
             }
-            ToInit::NotReady(why) => self.console.line(&format!("Not ready: {why}")),
+            ToInit::NotReady(why) => {
+                self.console.line(&format!("Not ready: {why}"));
+                self.lacks = why;
+            }
+            ToInit::Lacks(why) => self.lacks = why,
+            ToInit::Blessed => {
+                if let Some(trial) = self.trial.take() {
+                    self.console.line(&format!("Version {} is good", trial.version));
+                }
+            }
+            ToInit::RebootForUpdate(version) => self.go_down(End::Reboot, &format!("the update to {version}"), now),
             ToInit::Console(line) => self.console.line(&line),
             ToInit::GuestsStopped => self.guests_stopped = true,
             ToInit::Reboot => self.go_down(End::Reboot, "an administrator", now),
             ToInit::PowerOff => self.go_down(End::PowerOff, "an administrator", now),
         }
+    }
+
+    /// A version that was not blessed in its time is given up: the boot loader has counted this try.
+    fn mind_trial(&mut self, now: Duration) {
+        let Some(trial) = self.trial.take_if(|trial| now >= trial.until) else { return };
+        let why = format!("not good within {} s: {}", trial.until.as_secs(), self.lacks);
+        self.console.line(&format!("Version {} is {why}", trial.version));
+        // Its folder is made by the version before; without it nobody asks why.
+        if let Err(error) = std::fs::write(model::paths::TRIAL_WHY, &why) {
+            tracing::warn!(%error, "Cannot write down why the trial ended");
+        }
+        self.go_down(End::Reboot, "the end of its trial", now);
     }
 
     fn mind_services(&mut self, now: Duration) {
@@ -329,6 +364,7 @@ impl Supervisor {
         fds.extend(self.hardware.fds());
         let fds: Vec<_> = fds.into_iter().map(|fd| (fd, Interest::Read)).collect();
         let dues = self.services.iter().filter_map(Supervised::due).chain(self.shutdown.map(|s| s.due()));
+        let dues = dues.chain(self.trial.as_ref().map(|trial| trial.until));
         let feed_every = self.hardware.feed_every();
         let due = dues.chain([self.fed_at + feed_every, self.alive_at + ALIVE_LIMIT]).filter(|d| *d > now).min();
         // At least so often: the loop's turning is what the watchdog is fed for.

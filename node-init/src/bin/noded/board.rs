@@ -5,6 +5,7 @@ use model::{
     UserId, VmId,
     key::Config,
     sync::{Desired, SessionReport},
+    update::Versions,
 };
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::{broadcast, watch};
@@ -69,6 +70,8 @@ pub struct Board {
     pub verdict: watch::Sender<Verdict>,
     /// The node goes down: no new guests, no new sessions; written by main.
     pub stopping: watch::Sender<bool>,
+    /// What the node runs and could run, none before it is known; written by the update task.
+    pub versions: watch::Sender<Option<Versions>>,
     /// Sessions and logins to cut; sent by the cluster task.
     pub aborts: broadcast::Sender<Abort>,
 }
@@ -83,6 +86,7 @@ impl Default for Board {
             welcomed: watch::Sender::default(),
             sessions: watch::Sender::default(),
             verdict: watch::Sender::default(),
+            versions: watch::Sender::default(),
             stopping: watch::Sender::default(),
             aborts: broadcast::Sender::new(64),
         }

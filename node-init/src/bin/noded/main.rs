@@ -17,6 +17,7 @@
 //! | [`guests`] | guests and their storage | desired state, `open` | reports, whether guests can start |
 //! | [`router::control`] | control socket, sessions | the router's words | configuration, guests, aborts |
 //! | [`router::open`] | session socket | grants | connected descriptors |
+//! | [`update`] | the slots, the staged set | desired state, sessions, verdict | versions, Blessed, RebootForUpdate |
 //! | [`verdict`] | the node's state | all of the above | state, Ready |
 //! | [`applier`] | nothing | desired state | guests, network |
 
@@ -44,6 +45,7 @@ mod sync;
 mod tests;
 mod timekeeper;
 mod tls;
+mod update;
 mod verdict;
 mod wire;
 
@@ -139,6 +141,9 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
     });
     tokio::spawn(applier::run(board.clone(), guests.clone(), network.clone()));
     tokio::spawn(verdict::run(board.clone(), parts(&paths, &network, &guests), init.clone()));
+    let updates =
+        update::Store { address: seed.store.address.clone(), member: board.member.subscribe(), key: key.clone() };
+    update::start(board.clone(), init.clone(), updates, paths.clone());
 
     let (store, talk) = Store::new();
     let control = router::control::Control {

@@ -118,7 +118,11 @@ fn publish(board: &Board, verdict: Verdict, init: &Init) {
     match (was.ready, verdict.ready) {
         (false, true) => init.say(ToInit::Ready),
         (true, false) => init.say(ToInit::NotReady(verdict.reason.clone())),
-        _ => {}
+        (false, false) => init.say(ToInit::Lacks(match verdict.state {
+            HostState::Running => "the store has not welcomed the node".to_owned(),
+            _ => verdict.reason.clone(),
+        })),
+        (true, true) => {}
     }
     board.verdict.send_replace(verdict);
 }

@@ -122,6 +122,9 @@ impl Link<'_> {
         let mut meter = Meter::default();
         let mut sessions = self.board.sessions.subscribe();
         let mut verdict = self.board.verdict.subscribe();
+        let mut versions = self.board.versions.subscribe();
+        // Told now, whether they changed since the last link or not.
+        versions.mark_changed();
         let mut beat = self.beats();
         loop {
             // Before the reports: those read below are then at least as new.
@@ -144,6 +147,12 @@ impl Link<'_> {
                 Ok(()) = self.guests.changed() => {}
                 Ok(()) = self.able.changed() => {}
                 Ok(()) = sessions.changed() => {}
+                Ok(()) = versions.changed() => {
+                    let now = versions.borrow_and_update().clone();
+                    if let Some(now) = now {
+                        self.send(&ToStore::Versions(now)).await?;
+                    }
+                }
                 Ok(()) = verdict.changed() => {
                     self.beat(&mut meter, &mut told).await?;
                     // PID 1 hears the verdict at this moment too, and enters Ready into the timeline.

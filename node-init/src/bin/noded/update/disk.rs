@@ -1,0 +1,113 @@
+//! The disk that the root lies on, and what runs from it.
+
+use super::UpdateError;
+use crate::paths::Paths;
+use image::device::Device;
+use image::slot::{SlotError, Slots};
+use image::verity::Verity;
+use rustix::fs::{Advice, fadvise};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Kernel command line.
+const CMDLINE: &str = "/proc/cmdline";
+/// Says what this node runs.
+const OS_RELEASE: &str = "/usr/lib/os-release";
+
+/// What runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Name of the image.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its root.
+    pub verity: Verity,
+    /// The disk that it lies on.
+    pub disk: PathBuf,
+}
+
+impl Running {
+    /// None on a machine that was not booted from an image, as when the daemon is run by hand.
+    pub fn find(paths: &Paths) -> Option<Self> {
+        let disk = fs::read_to_string(paths.at(model::paths::ROOT_DISK)).ok()?;
+        let cmdline = fs::read_to_string(CMDLINE).ok()?;
+        let word = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("roost.verity=")).next_back()?;
+        let (name, version) = release(&fs::read_to_string(OS_RELEASE).ok()?)?;
+        Some(Self { name, version, verity: word.parse().ok()?, disk: disk.trim().into() })
+    }
+
+    /// Both slots, read at once.
+    pub fn look(&self) -> Result<Slots, UpdateError> {
+        let mut disk = self.open().map_err(UpdateError::disk(&self.disk))?;
+        self.slots(&mut disk).map_err(UpdateError::Slots)
+    }
+
+    /// Opens the disk. The slots and the ESP are mounted nowhere.
+    pub fn open(&self) -> io::Result<RootDisk> {
+        RootDisk::open(&self.disk)
+    }
+
+    /// Both slots, as they are now.
+    pub fn slots(&self, disk: &mut RootDisk) -> Result<Slots, SlotError> {
+        Slots::read(disk, Some(&self.verity.root))
+    }
+}
+
+/// Name and version of the image.
+fn release(text: &str) -> Option<(String, String)> {
+    let field = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+        Some(value.trim_matches('"').to_owned())
+    };
+    Some((field("IMAGE_ID")?, field("IMAGE_VERSION")?))
+}
+
+/// A disk whose reads can be made to come from the medium.
+#[derive(Debug)]
+pub struct RootDisk(File);
+
+impl RootDisk {
+    fn open(path: &Path) -> io::Result<Self> {
+        File::options().read(true).write(true).open(path).map(Self)
+    }
+}
+
+impl Device for RootDisk {
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(at, into)
+    }
+
+    fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(at, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn forget(&mut self) -> io::Result<()> {
+        // Only clean pages are dropped.
+        self.0.sync_data()?;
+        Ok(fadvise(&self.0, 0, None, Advice::DontNeed)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_says_what_it_is() {
+        let text = "NAME=\"Roost\"\nVERSION_ID=2.1\nIMAGE_ID=node\nIMAGE_VERSION=\"2.1\"\n";
+        assert_eq!(release(text), Some(("node".to_owned(), "2.1".to_owned())));
+        assert_eq!(release("ID=debian\n"), None);
+    }
+}

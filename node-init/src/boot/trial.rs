@@ -1,0 +1,68 @@
+//! Whether this boot is a trial: of a version that nobody has blessed yet, or of one that a later breakage may end.
+//!
+//! What runs is known by its root hash, and how it fares is in the name of its boot entry (`image::slot`). A node that
+//! was booted otherwise, by PXE or directly by a lab, is on no trial.
+
+use super::cmdline::Cmdline;
+use super::disk::Disk;
+use image::slot::{Slots, State};
+use model::init::TRIAL_LIMIT_S;
+use std::fs::File;
+use std::time::Duration;
+
+/// No trial is shorter or longer than this, whatever the configuration says: a boot takes its time, and a node that
+/// does not come up must not stay away for long.
+const LIMITS: std::ops::RangeInclusive<u64> = 60..=3600;
+
+/// A boot that must be blessed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// Its version.
+    pub version: String,
+    /// When it is given up, after the kernel's start.
+    pub until: Duration,
+}
+
+/// Looks at the disk. What cannot be read is told and is no trial: such a disk has nothing to fall back on either.
+pub fn find(disk: &Disk, cmdline: &Cmdline) -> Option<Trial> {
+    let slots = File::open(&disk.node)
+        .map_err(|e| e.to_string())
+        .and_then(|mut file| Slots::read(&mut file, Some(&cmdline.verity.root)).map_err(|e| crate::fail::chain(&e)));
+    match slots {
+        Ok(slots) => of(&slots, limit(std::fs::read_to_string(model::paths::TRIAL_LIMIT).ok().as_deref())),
+        Err(error) => {
+            tracing::warn!(error, disk = %disk.node.display(), "Cannot tell whether this boot is a trial");
+            None
+        }
+    }
+}
+
+/// The last of three tries is called failed already: the boot loader counts before it boots.
+fn of(slots: &Slots, until: Duration) -> Option<Trial> {
+    let (running, _) = slots.running_and_idle()?;
+    let version = running.version()?.to_owned();
+    let trial = Trial { version, until };
+    match running.state() {
+        State::Trial(_) | State::Failed => Some(trial),
+        State::Empty | State::Good | State::Armed(_) => None,
+    }
+}
+
+fn limit(text: Option<&str>) -> Duration {
+    let seconds = text.and_then(|text| text.trim().parse().ok()).unwrap_or(TRIAL_LIMIT_S);
+    Duration::from_secs(seconds.clamp(*LIMITS.start(), *LIMITS.end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_has_its_configured_time_within_reason() {
+        for (text, expect) in
+            [(None, 300), (Some("120\n"), 120), (Some("1"), 60), (Some("999999"), 3600), (Some("soon"), 300)]
+        {
+            assert_eq!(limit(text).as_secs(), expect, "{text:?}");
+        }
+    }
+}
