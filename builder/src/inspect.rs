@@ -17,6 +17,7 @@ use std::path::Path;
 use image::fat::FatReader;
 use image::gpt::{self, Partition, Table};
 use image::manifest::Manifest;
+use image::slot::{EntryName, Slot, Slots};
 use image::uki;
 use image::verity::{Verity, hex};
 use serde::Serialize;
@@ -41,7 +42,9 @@ pub struct Inspection {
     pub esp: Vec<(String, u64)>,
     /// Files on the seed partition with their lengths.
     pub seed: Vec<(String, u64)>,
-    /// Sections of the UKI with their lengths.
+    /// What each root slot holds.
+    pub slots: Vec<String>,
+    /// Sections of the UKI that boots first, with their lengths.
     pub sections: Vec<(String, u64)>,
     /// The kernel's release.
     pub kernel: Option<String>,
@@ -108,9 +111,29 @@ impl Inspection {
         self.checked.push("both copies of the partition table".into());
         let partitions = table.partitions();
         self.partitions = partitions.iter().map(PartitionInfo::from).collect();
-        let uki = self.esp(file, &table)?;
+        let ukis = self.esp(file, &table)?;
         self.seed(file, &table)?;
-        let verity = self.uki(&uki, manifest)?;
+        self.slots = slots(file)?;
+        for (index, (entry, uki)) in ukis.iter().enumerate() {
+            // What is beside the image vouches for the version that was built; another one came later.
+            let manifest =
+                manifest.filter(|manifest| entry.name() == manifest.name && entry.version() == manifest.version);
+            let mut other = Self::default();
+            let verity = if index == 0 { self.uki(uki, manifest)? } else { other.uki(uki, manifest)? };
+            self.checked.append(&mut other.checked);
+            self.slot_of(file, &partitions, &verity, manifest)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the root that a UKI names.
+    fn slot_of(
+        &mut self,
+        file: &mut File,
+        partitions: &[Partition],
+        verity: &Verity,
+        manifest: Option<&Manifest>,
+    ) -> Result<()> {
         let wanted = verity.partition_uuid();
         let root = partitions.iter().find(|part| part.guid == wanted);
         let root = root.ok_or_else(|| InspectError::NoRoot { partuuid: wanted.to_string() })?;
@@ -119,7 +142,7 @@ impl Inspection {
         if verity.total_bytes() > root.len {
             return Err(differs(&part, "length", verity.total_bytes(), root.len));
         }
-        self.root(file, root.start, &part, &verity, manifest)
+        self.root(file, root.start, &part, verity, manifest)
     }
 
     fn root_image(&mut self, file: &mut File, manifest: Option<&Manifest>) -> Result<()> {
@@ -135,24 +158,28 @@ impl Inspection {
         self.root(file, 0, "the root image", &verity, manifest)
     }
 
-    /// Lists the ESP, and gives the UKI on it.
-    fn esp(&mut self, file: &mut File, table: &Table) -> Result<Vec<u8>> {
+    /// Lists the ESP, and gives the UKIs on it, the one that boots first in front.
+    fn esp(&mut self, file: &mut File, table: &Table) -> Result<Vec<(EntryName, Vec<u8>)>> {
         let part = "partition roost-esp";
         let esp = table.find(gpt::ESP).map_err(in_part(part))?;
         let mut reader = volume(file, &esp, part)?;
         let files = reader.files().map_err(in_part(part))?;
         self.esp = files.iter().map(|file| (file.path.clone(), u64::from(file.len))).collect();
-        let entry = |path: &str| path.starts_with("EFI/Linux/") && path.to_ascii_lowercase().ends_with(".efi");
-        let mut ukis = files.iter().filter(|file| entry(&file.path));
-        let (Some(uki), None) = (ukis.next(), ukis.next()) else {
-            return Err(differs(part, "number of EFI/Linux/*.efi", 1, files.iter().filter(|f| entry(&f.path)).count()));
-        };
-        for loader in files.iter().filter(|file| file.path.to_ascii_lowercase().ends_with(".efi")) {
-            if !reader.read(loader).map_err(in_part(part))?.starts_with(b"MZ") {
-                return Err(differs(&format!("{part}, {}", loader.path), "start", "MZ", "something else"));
+        let mut ukis = Vec::new();
+        for program in files.iter().filter(|file| file.path.to_ascii_lowercase().ends_with(".efi")) {
+            let bytes = reader.read(program).map_err(in_part(part))?;
+            if !bytes.starts_with(b"MZ") {
+                return Err(differs(&format!("{part}, {}", program.path), "start", "MZ", "something else"));
             }
+            let Some(name) = program.path.strip_prefix("EFI/Linux/") else { continue };
+            let entry = EntryName::parse(name);
+            ukis.push((entry.ok_or_else(|| differs(part, "name of a boot entry", "NAME_VERSION.efi", name))?, bytes));
         }
-        reader.read(uki).map_err(in_part(part))
+        ukis.sort_by(|a, b| a.0.boots_before(&b.0));
+        if ukis.is_empty() {
+            return Err(differs(part, "number of EFI/Linux/*.efi", "1 or more", 0));
+        }
+        Ok(ukis)
     }
 
     fn seed(&mut self, file: &mut File, table: &Table) -> Result<()> {
@@ -230,6 +257,15 @@ impl From<&Partition> for PartitionInfo {
         let guid = part.guid.to_string();
         Self { number: part.number, name: part.name.clone(), guid, start: part.start, bytes: part.len }
     }
+}
+
+fn slots(file: &mut File) -> Result<Vec<String>> {
+    let slots = Slots::read(file, None).map_err(in_part("the root slots"))?;
+    let line = |slot: &Slot| match slot.version() {
+        Some(version) => format!("{}: {version}, {}", slot.side, slot.state()),
+        None => format!("{}: {}", slot.side, slot.state()),
+    };
+    Ok(vec![line(&slots.a), line(&slots.b)])
 }
 
 fn volume<'a>(file: &'a mut File, part: &Partition, name: &str) -> Result<FatReader<&'a mut File>> {

@@ -9,7 +9,7 @@ use crate::report::Style;
 /// A node of a few files, with a stub made of the test's own: enough for every step but booting.
 pub(crate) fn node() -> Node {
     let mut root = Tree::new();
-    root.insert_with_parents("etc/os-release", Entry::file(0o644, "ID=roost\nVERSION_ID=1\n")).unwrap();
+    root.insert_with_parents("etc/os-release", Entry::file(0o644, "IMAGE_ID=tiny\nVERSION_ID=1\n")).unwrap();
     root.insert_with_parents("usr/bin/tool", Entry::file(0o755, noise(300_000)).from_origin("tool")).unwrap();
     let mut initrd = Tree::new();
     initrd.insert("init", Entry::file(0o755, vec![2; 50_000])).unwrap();
@@ -66,9 +66,13 @@ impl Bench {
     }
 
     pub(crate) fn assemble(&self, node: &Node, out: &str) -> Result<Assembled> {
+        self.assemble_version(node, out, "1.2")
+    }
+
+    pub(crate) fn assemble_version(&self, node: &Node, out: &str, version: &str) -> Result<Assembled> {
         let parts = Parts {
             name: "tiny",
-            version: "1.2",
+            version,
             level: Level::Dev,
             node,
             sizes: &self.sizes,

@@ -23,6 +23,7 @@ impl fmt::Display for Inspection {
                 writeln!(f, "{title}: {value}")?;
             }
         }
+        self.slots.iter().try_for_each(|slot| writeln!(f, "slot {slot}"))?;
         self.show_packages(f)?;
         self.checked.iter().try_for_each(|what| writeln!(f, "ok         {what}"))?;
         self.unchecked.iter().try_for_each(|what| writeln!(f, "unchecked  {what}"))

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use image::slot::{self, Identity, New};
+
 use super::*;
 use crate::assemble::tests::{Bench, node};
 
@@ -48,6 +50,44 @@ fn a_fresh_build_passes_every_check() {
     let text = inspect(&built.raw).unwrap().to_string();
     assert!(text.contains("roost-root-a") && text.contains("EFI/Linux/tiny_1.2.efi"), "{text}");
     assert!(text.contains("tool 1.0-1") && text.contains("command line: quiet"), "{text}");
+}
+
+#[test]
+fn a_disk_that_was_updated_shows_both_slots_and_checks_both_roots() {
+    let built = built();
+    let disk = || File::options().read(true).write(true).open(&built.raw).unwrap();
+    let running = disk_identity(&mut disk());
+    let mut later = node();
+    let os_release = later.root.get_mut("etc/os-release").unwrap();
+    os_release.kind = image::Entry::file(0o644, "IMAGE_ID=tiny\nVERSION_ID=1.3\n").kind;
+    let newer = built.bench.assemble_version(&later, "newer", "1.3").unwrap();
+    let (root, uki) = (newer.raw.with_extension("root.squashfs"), newer.raw.with_extension("efi"));
+    let identity = Identity::read(File::open(&uki).unwrap()).unwrap();
+    let new = New {
+        name: "tiny".into(),
+        version: "1.3".into(),
+        architecture: identity.architecture,
+        root_bytes: identity.verity.total_bytes(),
+        verity: identity.verity,
+        uki_bytes: std::fs::metadata(&uki).unwrap().len(),
+        uki_sha256: Sha256::digest(std::fs::read(&uki).unwrap()).into(),
+    };
+    let slots = Slots::read(&mut disk(), Some(&running.root)).unwrap();
+    let plan = slot::install(&new, &slots, None).unwrap();
+    let sources = slot::Sources { root: &mut File::open(root).unwrap(), uki: &mut File::open(uki).unwrap() };
+    slot::apply(&plan, &mut disk(), sources, &mut |_| {}).unwrap();
+    std::fs::remove_file(built.file("manifest.json")).unwrap();
+    let found = inspect(&built.raw).unwrap();
+    assert_eq!(found.slots, ["A: 1.2, good", "B: 1.3, on trial, 3 boots left"]);
+    assert!(found.checked.iter().any(|what| what.contains("roost-root-b")), "{found}");
+    let at = found.partitions[3].start + 4096;
+    let error = built.changed("raw", |raw| raw[at as usize] ^= 1);
+    assert!(error.contains("Partition roost-root-b") && error.contains("Data block 1 is altered"), "{error}");
+}
+
+/// Identity of the root in slot A.
+fn disk_identity(disk: &mut File) -> Verity {
+    Slots::read(disk, None).unwrap().a.held().unwrap().identity.verity.clone()
 }
 
 #[test]
