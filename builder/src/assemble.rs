@@ -26,6 +26,7 @@ use crate::programs::Level;
 use crate::recipe::Sizes;
 use crate::report::{Report, megabytes};
 use crate::rootfs::Node;
+use crate::sign::Keyring;
 use artifact::Artifacts;
 pub(crate) use artifact::whole;
 pub use error::AssembleError;
@@ -64,6 +65,10 @@ pub struct Parts<'a> {
     pub versions: &'a BTreeMap<String, String>,
     /// Seconds since 1970 that file systems show as their making.
     pub epoch: u32,
+    /// Keys that sign it.
+    pub keys: Option<&'a Keyring>,
+    /// When its update set expires, in seconds since 1970.
+    pub expires: Option<u64>,
 }
 
 /// What was written.
@@ -101,7 +106,7 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     let step = report.step("uki", None);
     let kernel = parts.node.kernel.read()?;
     let initrd = initrd(parts)?;
-    let uki = parts.uki(&kernel, &initrd, &cmdline)?;
+    let uki = parts.signed("the UKI", parts.uki(&kernel, &initrd, &cmdline)?)?;
     parts.check_uki(&uki, initrd.len(), kernel.len())?;
     step.end(&format!("{}, initrd {}", megabytes(uki.len() as u64), megabytes(initrd.len() as u64)));
 
@@ -111,9 +116,9 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     artifacts.bytes("cmdline", format!("{cmdline}\n").as_bytes())?;
     artifacts.bytes("efi", &uki)?;
     artifacts.copy("root.squashfs", &root.file)?;
-    artifacts.set(&parts.set(&root.verity), &uki, &root.file)?;
+    artifacts.set(&parts.set(&root.verity), &uki, &root.file, parts.keys)?;
     let uki_bytes = uki.len() as u64;
-    let disk = parts.disk(uki, root.verity.clone());
+    let disk = parts.disk(uki, root.verity.clone())?;
     artifacts.disk("raw", &disk, &root.file)?;
     manifest.artifacts = artifacts.listed();
     let text = manifest.to_json().map_err(AssembleError::Manifest)?;
@@ -188,25 +193,35 @@ impl Parts<'_> {
             version: self.version.to_owned(),
             level: self.level.name().to_owned(),
             epoch: u64::from(self.epoch),
-            expires: None,
+            expires: self.expires,
             verity: verity.to_string(),
             kernel: self.node.kernel_version.clone(),
-            keys: None,
+            keys: self.keys.map(|keys| keys.trusted().clone()),
         }
     }
 
-    fn disk(&self, uki: Vec<u8>, verity: Verity) -> Disk {
-        Disk {
+    /// With a signature when there are keys.
+    fn signed(&self, what: &'static str, program: Vec<u8>) -> Result<Vec<u8>> {
+        match self.keys {
+            Some(keys) => Ok(keys.sign_program(what, &program)?),
+            None => Ok(program),
+        }
+    }
+
+    fn disk(&self, uki: Vec<u8>, verity: Verity) -> Result<Disk> {
+        let enrolment = self.keys.iter().flat_map(|keys| keys.enrolment());
+        Ok(Disk {
             name: self.name.to_owned(),
             version: self.version.to_owned(),
             uki: uki.into(),
-            loader: self.node.loader.clone(),
+            loader: self.signed("the boot loader", self.node.loader.read()?.to_vec())?.into(),
+            enrolment: enrolment.map(|(name, auth)| (name.clone(), auth.clone().into())).collect(),
             seed: None,
             verity,
             esp_bytes: u64::from(self.sizes.esp_mib) * MIB,
             seed_bytes: u64::from(self.sizes.seed_mib) * MIB,
             slot_bytes: u64::from(self.sizes.slot_mib) * MIB,
-        }
+        })
     }
 
     fn check_root(&self, root: &Root, manifest: &Manifest) -> Result<()> {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use image::manifest::Manifest;
 use image::slot::EntryName;
+use model::Digest;
 
 use crate::assemble::{Parts, assemble};
 use crate::cache::{Cache, write_whole};
@@ -17,6 +18,7 @@ use crate::programs::{self, Built, Level};
 use crate::recipe::{Kind, Located};
 use crate::report::Report;
 use crate::rootfs::{self, Inputs};
+use crate::sign::{Keyring, SignWith};
 use crate::stamp::{self, Stamp};
 use crate::{apt, crates, tarball};
 
@@ -38,6 +40,26 @@ pub struct Options {
     pub mirror: Option<String>,
     /// Version of the image.
     pub version: String,
+    /// `--keys`: sign what is built.
+    pub sign: Option<SignWith>,
+    /// When the update set stops being one to install, in seconds since 1970.
+    pub expires: Option<u64>,
+}
+
+impl Options {
+    /// At level dev into a folder, from the cache, without keys.
+    pub fn new(out: &Path) -> Self {
+        Self {
+            out: out.to_owned(),
+            locked: false,
+            no_cache: false,
+            level: Level::Dev,
+            mirror: None,
+            version: VERSION.to_owned(),
+            sign: None,
+            expires: None,
+        }
+    }
 }
 
 /// What a build came to.
@@ -85,9 +107,11 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let user = Cache::of_user();
     let scratch = if options.no_cache { Some(scratch_folder(&user)?) } else { None };
     let cache = scratch.as_ref().map_or(Ok(user.clone()), |s| user.with_downloads_of(s.path()))?;
+    let keys = options.sign.as_ref().map(Keyring::open).transpose()?;
     // Before anything is missing: a wrong address would else be found out by another build, some other day.
     let mirror = Mirror::given(options.mirror.as_deref())?;
-    let build = Build { located: &located, mirror: mirror.as_ref(), options, cache: &cache, report };
+    let build =
+        Build { located: &located, mirror: mirror.as_ref(), options, cache: &cache, report, keys: keys.as_ref() };
     let lock = build.lock()?;
     let names: Vec<&str> = located.recipe.programs.iter().map(|p| p.name.as_str()).collect();
     let built = programs::build(&names, options.level, &source, &user, report)?;
@@ -121,6 +145,7 @@ struct Build<'a> {
     options: &'a Options,
     cache: &'a Cache,
     report: &'a Report,
+    keys: Option<&'a Keyring>,
 }
 
 impl Build<'_> {
@@ -182,13 +207,13 @@ impl Build<'_> {
     /// Builds unless the output folder has the result already. Returns whether it did.
     fn image(&self, lock: Lock, programs: &Built) -> Result<bool> {
         let out = &self.options.out;
-        let before = stamp::inputs(self.located, &lock, programs, self.options.level, &self.options.version)?;
+        let before = stamp::inputs(self.located, &lock, programs, &self.flags())?;
         if !self.options.no_cache && Stamp::holds(out, self.name(), before) {
             self.report.note(&format!("{}: up to date in {}", self.name(), out.display()));
             return Ok(false);
         }
         let lock = self.fetch(lock)?;
-        let digest = stamp::inputs(self.located, &lock, programs, self.options.level, &self.options.version)?;
+        let digest = stamp::inputs(self.located, &lock, programs, &self.flags())?;
         Stamp::remove(out, self.name())?;
         let licences = self.licences(programs)?;
         let inputs = Inputs {
@@ -199,6 +224,7 @@ impl Build<'_> {
             cache: self.cache,
             report: self.report,
             version: &self.options.version,
+            keys: self.keys,
         };
         let files = match self.located.recipe.kind {
             Kind::Node => self.node(&inputs)?,
@@ -206,6 +232,13 @@ impl Build<'_> {
         };
         Stamp::write(out, self.name(), digest, &files)?;
         Ok(true)
+    }
+
+    /// What decides the result besides files.
+    fn flags(&self) -> Vec<String> {
+        let Options { level, version, expires, .. } = self.options;
+        let keys = self.keys.map(|keys| Digest(keys.digest()));
+        vec![level.name().to_owned(), version.clone(), format!("{expires:?} {keys:?}")]
     }
 
     /// Terms of what is in the programs; empty without programs.
@@ -224,6 +257,8 @@ impl Build<'_> {
             sizes: &self.located.recipe.sizes,
             versions: &versions(inputs.lock),
             epoch: u32::try_from(inputs.lock.epoch).unwrap_or(u32::MAX),
+            keys: self.keys,
+            expires: self.options.expires,
         };
         let done =
             assemble(&parts, self.cache, &self.options.out, self.report).map_err(failed("assemble the image"))?;
@@ -271,14 +306,7 @@ mod tests {
 
     fn refusal(recipe: &str, out: &Path, mirror: Option<&str>) -> Error {
         let mirror = mirror.map(str::to_owned);
-        let options = Options {
-            out: out.to_owned(),
-            locked: true,
-            no_cache: false,
-            level: Level::Dev,
-            mirror,
-            version: VERSION.into(),
-        };
+        let options = Options { locked: true, mirror, ..Options::new(out) };
         build(recipe, &options, &Report::new(Style::choose(true))).expect_err("a refusal")
     }
 

@@ -4,6 +4,7 @@ pub mod build;
 mod common;
 pub mod demo;
 pub mod inspect;
+pub mod keys;
 pub mod lock;
 pub mod test;
 pub mod tools;

@@ -148,6 +148,9 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// Keys cannot be read, or do not sign.
+    #[error(transparent)]
+    Sign(#[from] crate::sign::SignError),
     /// Name and version cannot be a boot entry's.
     #[error("The image '{name}' cannot have version {version:?}: expected letters, digits and . ~ ^ -")]
     Version {

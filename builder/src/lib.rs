@@ -31,6 +31,7 @@ pub mod recipe;
 pub mod release;
 pub mod report;
 pub mod rootfs;
+pub mod sign;
 pub mod stamp;
 pub mod tarball;
 

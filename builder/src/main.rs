@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use builder::commands::{build, demo, inspect, lock, test, tools};
+use builder::commands::{build, demo, inspect, keys, lock, test, tools};
 use clap::Parser;
 
 /// Build, inspect and try Roost images.
@@ -18,6 +18,7 @@ enum Command {
     Lock(lock::Args),
     Build(build::Args),
     Inspect(inspect::Args),
+    Keys(keys::Args),
     Tools(tools::Args),
     Demo(demo::Args),
     Test(test::Args),
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Lock(args) => lock::run(args),
         Command::Build(args) => build::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Tools(args) => tools::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(args),

@@ -1,10 +1,12 @@
-//! What a node image says of itself: its name and version, in os-release.
+//! What a node image says of itself: its name and version, in os-release; and whose updates it takes.
 //!
 //! `noded` reads there what it is, systemd-boot shows and sorts entries by the copy in the UKI.
 
+use image::set::TRUST_PATH;
 use image::{Content, Entry, Tree};
 
 use crate::error::{Error, Result};
+use crate::overlay;
 use crate::rootfs::Inputs;
 
 /// Where a node finds it.
@@ -21,6 +23,15 @@ pub fn name(inputs: &Inputs<'_>, root: &mut Tree) -> Result<()> {
     text.push_str(&lines(recipe, inputs.version));
     entry.kind = Entry::file(0o644, Content::from(text)).kind;
     Ok(())
+}
+
+/// Puts the update keys into the tree. An image without keys takes no update.
+pub fn trust(inputs: &Inputs<'_>, root: &mut Tree) -> Result<()> {
+    let Some(keys) = inputs.keys else { return Ok(()) };
+    let failed = |source| Error::Assemble { action: format!("put {TRUST_PATH} into the image"), source };
+    let text = keys.trusted().to_json().map_err(|error| failed(Box::new(error)))?;
+    let entry = Entry::file(0o644, text).modified(inputs.epoch()).from_origin(overlay::RECIPE);
+    root.insert_with_parents(TRUST_PATH, entry).map(drop).map_err(|error| failed(Box::new(error)))
 }
 
 /// `VERSION_ID` is for people's tools; the other two are what image and version mean to us and to systemd-boot.

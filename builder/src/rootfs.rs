@@ -16,6 +16,7 @@ use crate::programs::Built;
 use crate::recipe::{Boot, Located, Modules, Recipe};
 use crate::release;
 use crate::report::Report;
+use crate::sign::Keyring;
 use crate::{checks, deb};
 
 /// What a node's image is assembled from.
@@ -54,6 +55,8 @@ pub struct Inputs<'a> {
     pub report: &'a Report,
     /// Version of the image.
     pub version: &'a str,
+    /// Keys that sign it.
+    pub keys: Option<&'a Keyring>,
 }
 
 /// The packages of a lock that a recipe opens.
@@ -92,6 +95,7 @@ pub fn node(inputs: &Inputs<'_>) -> Result<Node> {
     kernel.place(&wanted, &pool, &mut root, false)?;
     overlay::apply(inputs, &mut root)?;
     release::name(inputs, &mut root)?;
+    release::trust(inputs, &mut root)?;
     licences(&pool, &mut root);
     root.clamp_times(inputs.epoch());
     checks::check(recipe, &pool, &root)?;

@@ -14,7 +14,7 @@ use sha2::Digest as _;
 use crate::cache::write_whole;
 use crate::error::{Result, at};
 use crate::lock::Lock;
-use crate::programs::{Built, Level};
+use crate::programs::Built;
 use crate::recipe::Located;
 
 /// What was built from what.
@@ -69,16 +69,15 @@ fn identity(path: &Path) -> std::io::Result<(u64, i128)> {
     Ok((meta.len(), i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec())))
 }
 
-/// Names everything that decides an image's bytes.
-pub fn inputs(located: &Located, lock: &Lock, programs: &Built, level: Level, version: &str) -> Result<Digest> {
+/// Names everything that decides an image's bytes; `flags` is what the command line said of them.
+pub fn inputs(located: &Located, lock: &Lock, programs: &Built, flags: &[String]) -> Result<Digest> {
     let mut hash = sha2::Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
     part(env!("ROOST_BUILDER_DIGEST").as_bytes());
-    part(level.name().as_bytes());
-    part(version.as_bytes());
+    flags.iter().for_each(|flag| part(flag.as_bytes()));
     part(located.text.as_bytes());
     part(lock.to_text().as_bytes());
     part(&programs.digest().0);

@@ -71,6 +71,8 @@ pub struct Disk {
     pub uki: Content,
     /// systemd-boot's EFI program.
     pub loader: Content,
+    /// Keys of Secure Boot that the boot loader offers to enrol while firmware is in setup mode, by file name.
+    pub enrolment: Vec<(String, Content)>,
     /// `seed.toml`, when it is known while building the disk (a lab, `flash`).
     pub seed: Option<String>,
     /// The root's identity.
@@ -158,6 +160,9 @@ impl Disk {
         esp.file("EFI/BOOT/BOOTX64.EFI", self.loader.clone())?;
         esp.file("EFI/systemd/systemd-bootx64.efi", self.loader.clone())?;
         esp.file("loader/loader.conf", LOADER_CONF)?;
+        for (name, auth) in &self.enrolment {
+            esp.file(&format!("loader/keys/auto/{name}"), auth.clone())?;
+        }
         // No default is named: systemd-boot would take it even with no tries left.
         esp.file(uki_path, self.uki.clone())?;
         Ok(esp)

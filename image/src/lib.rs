@@ -24,6 +24,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod authenticode;
 pub mod chunks;
 pub mod cpio;
 pub mod device;

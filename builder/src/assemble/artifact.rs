@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 
 use super::error::at;
 use super::{Result, open};
+use crate::sign::Keyring;
 
 /// Artifacts under way.
 pub struct Artifacts {
@@ -50,12 +51,15 @@ impl Artifacts {
         self.end(path, file)
     }
 
-    /// Writes the update set.
-    pub fn set(&mut self, about: &About, uki: &[u8], root: &Path) -> Result<()> {
+    /// Writes the update set, signed when there are keys.
+    pub fn set(&mut self, about: &About, uki: &[u8], root: &Path, keys: Option<&Keyring>) -> Result<()> {
         let (path, mut file) = self.begin(set::SUFFIX)?;
         let contents = set::measure(uki, open(root)?)?;
         let manifest = about.manifest(&contents);
-        set::write(file.as_file_mut(), &manifest, &[], &contents, uki, open(root)?)?;
+        let signed = manifest.to_json()?;
+        let sign = |keys: &Keyring| keys.sign_set(&signed, &format!("{}.{}", self.name, set::SUFFIX), about.epoch);
+        let signatures: Vec<String> = keys.map(sign).transpose()?.into_iter().collect();
+        set::write(file.as_file_mut(), &manifest, &signatures, &contents, uki, open(root)?)?;
         self.end(path, file)
     }
 

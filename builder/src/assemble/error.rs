@@ -11,6 +11,8 @@ use image::squashfs::SquashfsError;
 use image::uki::UkiError;
 use image::verity::VerityError;
 
+use crate::sign::SignError;
+
 /// Why an image could not be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
@@ -70,6 +72,9 @@ pub enum AssembleError {
     /// The update set could not be made.
     #[error("Cannot make the update set")]
     Set(#[from] SetError),
+    /// Something could not be signed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
     /// The manifest could not be put into words.
     #[error("Cannot write the manifest")]
     Manifest(#[source] serde_json::Error),

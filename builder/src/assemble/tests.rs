@@ -32,7 +32,7 @@ fn noise(len: u32) -> Vec<u8> {
 }
 
 /// The smallest PE file that the stub's parser takes: one section, room for more.
-fn stub() -> Vec<u8> {
+pub(crate) fn stub() -> Vec<u8> {
     let mut pe = vec![0; 0x800];
     pe[..2].copy_from_slice(b"MZ");
     pe[0x3c] = 0x80;
@@ -78,6 +78,8 @@ impl Bench {
             sizes: &self.sizes,
             versions: &self.versions,
             epoch: 1_700_000_000,
+            keys: None,
+            expires: None,
         };
         let cache = Cache::at(&self.folder.path().join(format!("cache-{out}")));
         assemble(&parts, &cache, &self.folder.path().join(out), &Report::new(Style::Silent))

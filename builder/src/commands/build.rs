@@ -10,6 +10,7 @@ use super::common::{Fetching, Telling};
 use crate::build::{Options, Outcome, VERSION, build};
 use crate::programs::Level;
 use crate::report::{Report, Style, megabytes};
+use crate::sign::SignWith;
 
 /// Build an image from its recipe.
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,18 @@ pub struct Args {
     /// Short for --level release.
     #[arg(long, conflicts_with = "level")]
     release: bool,
+    /// Folder of `roost keys`: sign what firmware starts and the update set, and trust its update keys.
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
+    /// Command that signs instead of the secret keys in that folder (see the manual).
+    #[arg(long, value_name = "CMD", requires = "keys")]
+    signer: Option<String>,
+    /// How many of the trusted update keys must sign a set.
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "keys")]
+    threshold: usize,
+    /// Nodes refuse to install the set from this time on, such as 2027-06-01T00:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    expires: Option<jiff::Timestamp>,
     /// Version of the image: letters, digits and . ~ ^ -, newer ones sorting later.
     #[arg(long, default_value = VERSION, value_name = "V")]
     version: String,
@@ -43,13 +56,16 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let report = args.telling.report();
+    let keys = args.keys.clone();
     let options = Options {
-        out: args.out.clone(),
         locked: args.locked,
         no_cache: args.no_cache,
         level: if args.release { Level::Release } else { args.level },
         mirror: args.fetching.mirror.clone(),
         version: args.version.clone(),
+        sign: keys.map(|keys| SignWith { keys, signer: args.signer.clone(), threshold: args.threshold }),
+        expires: args.expires.map(|time| u64::try_from(time.as_second()).unwrap_or(0)),
+        ..Options::new(&args.out)
     };
     let outcome = build(&args.recipe, &options, &report)?;
     show(&outcome, &report)
@@ -58,14 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// Builds at level dev into `out` when something changed, showing progress. Returns whether it did.
 pub fn image(recipe: &str, out: &Path) -> anyhow::Result<bool> {
     let mirror = std::env::var("ROOST_MIRROR").ok();
-    let options = Options {
-        out: out.to_owned(),
-        locked: false,
-        no_cache: false,
-        level: Level::Dev,
-        mirror,
-        version: VERSION.into(),
-    };
+    let options = Options { mirror, ..Options::new(out) };
     Ok(build(recipe, &options, &Report::new(Style::choose(false)))?.built)
 }
 
