@@ -4,8 +4,10 @@
 //! tells a story over [`builder::lab`]. They run one at a time: two emulated machines at once on two
 //! cores are slower than one after the other.
 
+mod forge;
 mod numbers;
 
+pub use forge::{Forge, artifact};
 pub use numbers::Numbers;
 
 use anyhow::{Result, ensure};

@@ -1,0 +1,60 @@
+//! Images of other versions than the one under test, built and signed for one scenario.
+
+use anyhow::{Context, Result, ensure};
+use builder::{lab::Lab, programs};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Builds node images that trust each other's updates.
+pub struct Forge {
+    roost: PathBuf,
+    dir: PathBuf,
+    keys: PathBuf,
+}
+
+impl Forge {
+    /// With keys of its own, in the lab's folder.
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let forge = Self { roost: lab.program("roost"), dir: lab.path("forge"), keys: lab.path("forge/keys") };
+        forge.run(&["keys", "--out", &forge.keys.to_string_lossy()])?;
+        Ok(forge)
+    }
+
+    /// The node of the repository as this version: the folder with its artifacts.
+    pub fn node(&self, version: &str) -> Result<PathBuf> {
+        self.build("node", version)
+    }
+
+    /// The same with a line of its recipe changed, so that something is missing or wrong in it.
+    pub fn node_with(&self, version: &str, line: &str, changed: &str) -> Result<PathBuf> {
+        let recipes = programs::source_tree().join("image/recipes");
+        let folder = self.dir.join(format!("recipe-{version}"));
+        std::fs::create_dir_all(&folder).with_context(|| format!("Cannot make {}", folder.display()))?;
+        let recipe = std::fs::read_to_string(recipes.join("node.toml")).context("Cannot read the recipe")?;
+        ensure!(recipe.matches(line).count() == 1, "the recipe has {line:?} not once");
+        std::fs::write(folder.join("node.toml"), recipe.replace(line, changed)).context("Cannot write a recipe")?;
+        std::fs::copy(recipes.join("node.lock"), folder.join("node.lock")).context("Cannot copy a lock")?;
+        self.build(&folder.join("node.toml").to_string_lossy(), version)
+    }
+
+    fn build(&self, recipe: &str, version: &str) -> Result<PathBuf> {
+        let out = self.dir.join(version);
+        let (to, keys) = (out.to_string_lossy(), self.keys.to_string_lossy());
+        self.run(&["build", recipe, "--locked", "--version", version, "--keys", &keys, "--out", &to])?;
+        Ok(out)
+    }
+
+    fn run(&self, args: &[&str]) -> Result<()> {
+        let output = Command::new(&self.roost).args(args).output().context("Cannot run roost")?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "roost {args:?} ended with {}:\n{words}", output.status);
+        Ok(())
+    }
+}
+
+/// An artifact of a build.
+pub fn artifact(build: &Path, suffix: &str) -> PathBuf {
+    build.join(format!("node.{suffix}"))
+}
