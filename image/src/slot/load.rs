@@ -166,6 +166,17 @@ impl Held {
     pub fn path(&self) -> String {
         path(&self.file)
     }
+
+    /// Whether it was blessed once. The name of the last boot that a blessed version has says that it failed: the
+    /// boot loader counts before it boots.
+    #[must_use]
+    pub fn was_blessed(&self) -> bool {
+        match self.name.mark() {
+            Mark::Good | Mark::Armed(_) => true,
+            Mark::Failed { done } => done == entry::ARMED_TRIES,
+            Mark::Trial(_) => false,
+        }
+    }
 }
 
 impl Slot {

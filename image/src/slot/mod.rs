@@ -15,18 +15,23 @@
 //!                                            +--> +1-2 --> +0-3: failed, the other slot boots
 //! ```
 
+mod admit;
 mod apply;
 pub mod entry;
+mod error;
 mod identity;
 mod load;
 mod plan;
+mod refusal;
 pub mod version;
 
-pub use apply::{Progress, SlotError, Sources, apply, apply_marks};
+pub use apply::{Progress, Sources, apply, apply_marks};
 pub use entry::{EntryName, Mark, Tries};
+pub use error::SlotError;
 pub use identity::{Identity, IdentityError};
 pub use load::{Held, Side, Slot, Slots, State, Stray};
-pub use plan::{New, Plan, Refusal, Step, bless, forget, install, retry, roll_back};
+pub use plan::{New, Plan, Step, bless, forget, install, retry, roll_back};
+pub use refusal::Refusal;
 
 #[cfg(test)]
 mod tests;

@@ -58,6 +58,7 @@ pub fn disk_with(first: &Release) -> Memory {
         version: first.new.version.clone(),
         uki: Content::from(first.uki.clone()),
         loader: Content::from(vec![1; 5000]),
+        enrolment: Vec::new(),
         seed: None,
         verity: first.new.verity.clone(),
         esp_bytes: 4 << 20,
@@ -126,7 +127,10 @@ fn a_version_is_installed_tried_blessed_and_counted_from_then_on() {
     assert_eq!(files(&disk), ["node_1.0.efi", "node_1.1+5-0.efi"]);
     assert_eq!(bless(&slots(&disk, &second)), None);
     // Another boot of it, blessed again.
-    rename(&mut disk, "node_1.1+5-0.efi", "node_1.1+4-1.efi");
+    rename(&mut disk, "node_1.1+5-0.efi", "node_1.1+0-5.efi");
+    // Its last one: counted before it boots, it is called failed, and was good all the same.
+    let last = slots(&disk, &second);
+    assert_eq!((last.b.state(), last.b.held().unwrap().was_blessed()), (State::Failed, true));
     mark_on(&mut disk, &second, bless);
     assert_eq!(files(&disk), ["node_1.0.efi", "node_1.1+5-0.efi"]);
     // The next one goes where the first was, and leaves the second as what is fallen back on.

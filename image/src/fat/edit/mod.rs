@@ -16,23 +16,25 @@
 //! (but for an empty file with two names: without clusters nobody can tell that it is one).
 //! The first table is the one that counts, for us as for the firmware and the kernel.
 
+mod file;
+mod folders;
 mod place;
 mod reclaim;
 mod usage;
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 
 use super::folder::{self, Found};
 use super::layout::{Layout, SECTOR, Table, damaged};
 use super::read::read_error;
-use super::{FatError, FileInfo, geometry::Kind, names, write_error};
+use super::{FatError, FileInfo, names, write_error};
 use crate::device::Device;
+use folders::{FOLDER_MAX, Folder};
 use usage::Usage;
 
+pub use file::File;
 pub use reclaim::Reclaimed;
 
-/// A folder of more bytes is damage: FAT allows 65,536 slots.
-const FOLDER_MAX: usize = 2 << 20;
 /// How much of a file is copied at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -41,14 +43,6 @@ const CHUNK: usize = 1 << 20;
 pub struct Editor<D> {
     device: D,
     layout: Layout,
-}
-
-/// A folder in memory, and where its sectors are.
-struct Folder {
-    bytes: Vec<u8>,
-    sectors: Vec<u64>,
-    /// Its last cluster; `None` for FAT16's root, which cannot grow.
-    last: Option<u32>,
 }
 
 impl<D: Device> Editor<D> {
@@ -226,57 +220,6 @@ impl<D: Device> Editor<D> {
         self.device.flush().map_err(write_error("what was written"))
     }
 
-    fn root(&self, table: &Table) -> Result<Folder, FatError> {
-        if self.layout.kind == Kind::Fat32 {
-            return self.folder_at(table, self.layout.root_cluster);
-        }
-        let sectors = self.layout.root_bytes / SECTOR as u64;
-        let sectors: Vec<_> = (0..sectors).map(|index| self.layout.root_at + index * SECTOR as u64).collect();
-        let mut bytes = vec![0; sectors.len() * SECTOR];
-        self.device.read_at(self.layout.root_at, &mut bytes).map_err(read_error("the root folder"))?;
-        Ok(Folder { bytes, sectors, last: None })
-    }
-
-    fn folder_at(&self, table: &Table, first: u32) -> Result<Folder, FatError> {
-        let most = FOLDER_MAX / usize_of(self.layout.cluster_bytes) + 1;
-        let chain = table.chain(first, most)?;
-        if chain.len() >= most {
-            return Err(damaged("a folder has no end"));
-        }
-        let mut folder = Folder { bytes: Vec::new(), sectors: Vec::new(), last: chain.last().copied() };
-        for cluster in chain {
-            let at = self.layout.cluster_at(cluster);
-            let mut bytes = vec![0; usize_of(self.layout.cluster_bytes)];
-            self.device.read_at(at, &mut bytes).map_err(read_error("a folder"))?;
-            folder.sectors.extend((0..bytes.len() / SECTOR).map(|index| at + (index * SECTOR) as u64));
-            folder.bytes.append(&mut bytes);
-        }
-        Ok(folder)
-    }
-
-    fn folder(&self, table: &Table, path: &str) -> Result<Option<Folder>, FatError> {
-        let mut folder = self.root(table)?;
-        for part in path.split('/').filter(|part| !part.is_empty()) {
-            let mut below = folder::entries(&folder.bytes).into_iter().filter(|found| found.is_folder);
-            let Some(found) = below.find(|found| found.is_called(part)) else { return Ok(None) };
-            folder = self.folder_at(table, found.cluster)?;
-        }
-        Ok(Some(folder))
-    }
-
-    /// A file and the folder it is in.
-    fn find(&self, table: &Table, path: &str) -> Result<(Folder, Found), FatError> {
-        let missing = || FatError::Missing { path: path.to_owned() };
-        let (folder, name) = split(path);
-        let folder = self.folder(table, folder)?.ok_or_else(missing)?;
-        let mut files = folder::entries(&folder.bytes);
-        files.retain(|found| !found.is_folder && found.is_called(name));
-        // What is really called so comes before what only its short name calls so.
-        files.sort_by_key(|found| !found.name.eq_ignore_ascii_case(name));
-        let found = files.into_iter().next().ok_or_else(missing)?;
-        Ok((folder, found))
-    }
-
     /// Takes free clusters for so many bytes. Only in memory.
     fn allot(&self, usage: &mut Usage, bytes: u64, path: &str) -> Result<Vec<u32>, FatError> {
         let wanted = usize_of(bytes.div_ceil(self.layout.cluster_bytes));
@@ -326,39 +269,6 @@ impl<D: Device> Editor<D> {
             Ok(())
         };
         write().map_err(failed)
-    }
-}
-
-/// A file of an [`Editor`]'s volume.
-pub struct File<'a, D> {
-    editor: &'a Editor<D>,
-    chain: Vec<u32>,
-    len: u64,
-    at: u64,
-}
-
-impl<D: Device> Read for File<'_, D> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let size = self.editor.layout.cluster_bytes;
-        let left = self.len.saturating_sub(self.at).min(size - self.at % size);
-        let len = usize_of(left).min(into.len());
-        let Some(cluster) = self.chain.get(usize_of(self.at / size)).filter(|_| len > 0) else { return Ok(0) };
-        let at = self.editor.layout.cluster_at(*cluster) + self.at % size;
-        self.editor.device.read_at(at, &mut into[..len])?;
-        self.at += len as u64;
-        Ok(len)
-    }
-}
-
-impl<D: Device> Seek for File<'_, D> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.len.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the place is before the start"))?;
-        Ok(self.at)
     }
 }
 
