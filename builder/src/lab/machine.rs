@@ -1,6 +1,6 @@
 //! A machine in QEMU: the image under test on emulated hardware.
 
-use super::{Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run};
+use super::{Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run, vars};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -29,6 +29,7 @@ pub struct Boot {
     plug: Option<Plug>,
     extra: Vec<String>,
     chaos: bool,
+    keys: Option<PathBuf>,
 }
 
 impl Boot {
@@ -44,6 +45,7 @@ impl Boot {
             plug: None,
             extra: Vec::new(),
             chaos: false,
+            keys: None,
         }
     }
 
@@ -83,6 +85,13 @@ impl Boot {
         self
     }
 
+    /// Its firmware starts only what the keys of this folder (of `roost keys`) signed: Secure Boot is on.
+    pub fn secure_boot(mut self, keys: &Path) -> Self {
+        self.firmware = Firmware::Uefi;
+        self.keys = Some(keys.to_owned());
+        self
+    }
+
     /// Plugs it into a shared network, at the place of its name, instead of a network of its own.
     pub fn lan(mut self, lan: &Lan) -> Result<Self, LabError> {
         self.plug = Some(lan.plug(&self.name)?.clone());
@@ -114,6 +123,8 @@ pub struct Machine {
 /// The host's UEFI firmware, by Debian's package ovmf.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The same with Secure Boot: its variables are out of the system's reach, by system management mode.
+const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 
 impl Machine {
     pub(super) fn start(lab: &Lab, boot: Boot) -> Result<Self, LabError> {
@@ -229,7 +240,10 @@ impl Files {
             overlay(&image, &files.disk, boot.disk_gib)?;
         }
         if boot.firmware == Firmware::Uefi && !files.vars.exists() {
-            file("copy", Path::new(OVMF_VARS), |p| std::fs::copy(p, &files.vars))?;
+            match &boot.keys {
+                Some(keys) => vars::enrol(Path::new(OVMF_VARS), keys, &files.vars)?,
+                None => file("copy", Path::new(OVMF_VARS), |p| std::fs::copy(p, &files.vars)).map(drop)?,
+            }
         }
         if let (Some(path), Some(text)) = (&files.seed, &boot.seed) {
             file("write", path, |p| std::fs::write(p, text))?;
@@ -259,7 +273,7 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
     let mut args: Vec<String> = Vec::new();
     let mut add = |flag: &str, value: String| args.extend([flag.to_owned(), value]);
     add("-name", boot.name.clone());
-    add("-machine", "q35".to_owned());
+    add("-machine", if boot.keys.is_some() { "q35,smm=on" } else { "q35" }.to_owned());
     add("-accel", "tcg,thread=multi".to_owned());
     add("-cpu", "max".to_owned());
     add("-smp", "2".to_owned());
@@ -286,7 +300,11 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
     }
     match boot.firmware {
         Firmware::Uefi => {
-            add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"));
+            let code = if boot.keys.is_some() { OVMF_SECURE } else { OVMF_CODE };
+            if boot.keys.is_some() {
+                add("-global", "driver=cfi.pflash01,property=secure,value=on".to_owned());
+            }
+            add("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
             add("-drive", format!("if=pflash,unit=1,format=raw,file={}", files.vars.display()));
             // The image has no serial console (a machine without a UART would wait for it); the stub takes
             // more command line from SMBIOS as long as Secure Boot is off.

@@ -128,6 +128,12 @@ impl Keyring {
         authenticode::attach(program, &pkcs7).map_err(failed)
     }
 
+    /// Signs a program anew that somebody else signed.
+    pub fn sign_again(&self, what: &'static str, program: &[u8]) -> Result<Vec<u8>, SignError> {
+        let plain = authenticode::strip(program).map_err(|source| SignError::Program { what, source })?;
+        self.sign_program(what, &plain)
+    }
+
     fn sign_update(&self, bytes: &[u8]) -> Result<Vec<u8>, SignError> {
         let signature = match &self.signer {
             Signer::Files { update, .. } => update.sign(bytes)?,
