@@ -5,14 +5,13 @@
 //! initrd tree -> cpio (zstd) ------------------------------------^
 //! ```
 //! All artifacts lie in one folder, `NAME.root.squashfs`, `NAME.efi`, `NAME.vmlinuz`, `NAME.initrd`,
-//! `NAME.cmdline`, `NAME.raw`, `NAME.set` and `NAME.manifest.json`, and appear whole, by rename. The root, the only
+//! `NAME.cmdline`, `NAME.raw`, `NAME.set`, two SBOMs and `NAME.manifest.json`, and appear whole, by rename. The root, the only
 //! slow step, is kept in the cache under the digest of its inputs.
 
 mod artifact;
 mod error;
 mod root;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -22,10 +21,12 @@ use image::verity::Verity;
 use image::{Content, cpio, set, uki};
 
 use crate::cache::Cache;
+use crate::lock::Lock;
 use crate::programs::Level;
 use crate::recipe::Sizes;
 use crate::report::{Report, megabytes};
 use crate::rootfs::Node;
+use crate::sbom;
 use crate::sign::Keyring;
 use artifact::Artifacts;
 pub(crate) use artifact::whole;
@@ -61,10 +62,8 @@ pub struct Parts<'a> {
     pub node: &'a Node,
     /// Partitions and budgets.
     pub sizes: &'a Sizes,
-    /// Version of each package by name.
-    pub versions: &'a BTreeMap<String, String>,
-    /// Seconds since 1970 that file systems show as their making.
-    pub epoch: u32,
+    /// The packages, and the time that file systems show as their making.
+    pub lock: &'a Lock,
     /// Keys that sign it.
     pub keys: Option<&'a Keyring>,
     /// When its update set expires, in seconds since 1970.
@@ -95,7 +94,7 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     parts.check()?;
     let mut artifacts = Artifacts::new(out, parts.name)?;
     let mut manifest =
-        Manifest::of_root(parts.name, parts.version, parts.level.name(), &parts.node.root, parts.versions)?;
+        Manifest::of_root(parts.name, parts.version, parts.level.name(), &parts.node.root, &parts.lock.versions())?;
     manifest.initrd = manifest::files(&parts.node.initrd)?;
 
     let root = Root::make(parts, &manifest, cache, report)?;
@@ -115,6 +114,9 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     artifacts.bytes("initrd", &initrd)?;
     artifacts.bytes("cmdline", format!("{cmdline}\n").as_bytes())?;
     artifacts.bytes("efi", &uki)?;
+    let sboms = sbom::both(&parts.lock, &parts.node.root, &manifest)?;
+    artifacts.bytes("spdx.json", &sboms.spdx)?;
+    artifacts.bytes("cdx.json", &sboms.cyclonedx)?;
     artifacts.copy("root.squashfs", &root.file)?;
     artifacts.set(&parts.set(&root.verity), &uki, &root.file, parts.keys)?;
     let uki_bytes = uki.len() as u64;
@@ -192,7 +194,7 @@ impl Parts<'_> {
             name: self.name.to_owned(),
             version: self.version.to_owned(),
             level: self.level.name().to_owned(),
-            epoch: u64::from(self.epoch),
+            epoch: self.lock.epoch,
             expires: self.expires,
             verity: verity.to_string(),
             kernel: self.node.kernel_version.clone(),

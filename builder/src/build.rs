@@ -1,6 +1,5 @@
 //! `roost build`: recipe, lock, programs, packages, tree, image; each only when its inputs changed.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -42,6 +41,8 @@ pub struct Options {
     pub version: String,
     /// `--keys`: sign what is built.
     pub sign: Option<SignWith>,
+    /// Lock to build from instead of the recipe's own; it is only read.
+    pub lock: Option<PathBuf>,
     /// When the update set stops being one to install, in seconds since 1970.
     pub expires: Option<u64>,
 }
@@ -57,6 +58,7 @@ impl Options {
             mirror: None,
             version: VERSION.to_owned(),
             sign: None,
+            lock: None,
             expires: None,
         }
     }
@@ -134,7 +136,7 @@ fn accepts_files(out: &Path) -> Result<()> {
 }
 
 /// On the disk of the cache: results of steps are as large as what they are made of.
-fn scratch_folder(user: &Cache) -> Result<tempfile::TempDir> {
+pub(crate) fn scratch_folder(user: &Cache) -> Result<tempfile::TempDir> {
     let folder = user.folder("scratch")?;
     tempfile::tempdir_in(&folder).map_err(crate::error::at("create a folder in", &folder))
 }
@@ -155,7 +157,7 @@ impl Build<'_> {
 
     /// The recipe's lock, made anew when it does not fit.
     fn lock(&self) -> Result<Lock> {
-        let file = self.located.lock_file();
+        let file = self.options.lock.clone().unwrap_or_else(|| self.located.lock_file());
         let found = Lock::read(&file)?;
         let problem = match &found {
             Some(lock) => lock.misfit(&self.located.recipe),
@@ -255,8 +257,7 @@ impl Build<'_> {
             level: self.options.level,
             node: &node,
             sizes: &self.located.recipe.sizes,
-            versions: &versions(inputs.lock),
-            epoch: u32::try_from(inputs.lock.epoch).unwrap_or(u32::MAX),
+            lock: inputs.lock,
             keys: self.keys,
             expires: self.options.expires,
         };
@@ -269,7 +270,7 @@ impl Build<'_> {
         let tree = rootfs::guest(inputs)?;
         let level = self.options.level;
         let file = format!("{}.tar.zst", self.name());
-        let versions = versions(inputs.lock);
+        let versions = inputs.lock.versions();
         let version = &self.options.version;
         let mut manifest =
             Manifest::of_root(self.name(), version, level.name(), &tree, &versions).map_err(failed("read the tree"))?;
@@ -288,10 +289,6 @@ impl Build<'_> {
 
 fn manifest_name(name: &str) -> String {
     format!("{name}.manifest.json")
-}
-
-fn versions(lock: &Lock) -> BTreeMap<String, String> {
-    lock.packages.iter().map(|p| (p.name.clone(), p.version.clone())).collect()
 }
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(action: &str) -> impl FnOnce(E) -> Error {

@@ -3,8 +3,10 @@
 pub mod build;
 mod common;
 pub mod demo;
+pub mod diff;
 pub mod inspect;
 pub mod keys;
 pub mod lock;
 pub mod test;
 pub mod tools;
+pub mod verify;

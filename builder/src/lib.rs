@@ -14,6 +14,7 @@ pub mod closure;
 pub mod commands;
 pub mod crates;
 pub mod deb;
+pub mod diff;
 pub mod elf;
 pub mod error;
 pub mod fetch;
@@ -31,9 +32,11 @@ pub mod recipe;
 pub mod release;
 pub mod report;
 pub mod rootfs;
+pub mod sbom;
 pub mod sign;
 pub mod stamp;
 pub mod tarball;
+pub mod verify;
 
 pub use error::{Error, Result};
 

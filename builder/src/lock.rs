@@ -4,6 +4,7 @@
 //! host: `path` is relative to the archive's root on whatever mirror the builder uses, and the SHA-256
 //! makes every mirror equal. One package a line, so that a change of version is a change of one line.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -69,6 +70,11 @@ impl std::fmt::Display for Package {
 }
 
 impl Lock {
+    /// Version of each package by name.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        self.packages.iter().map(|p| (p.name.clone(), p.version.clone())).collect()
+    }
+
     /// A lock of these packages, sorted.
     pub fn new(epoch: u64, install: &[String], mut packages: Vec<Package>) -> Self {
         packages.sort();

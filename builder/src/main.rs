@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use builder::commands::{build, demo, inspect, keys, lock, test, tools};
+use builder::commands::{build, demo, diff, inspect, keys, lock, test, tools, verify};
 use clap::Parser;
 
 /// Build, inspect and try Roost images.
@@ -20,6 +20,8 @@ enum Command {
     Inspect(inspect::Args),
     Keys(keys::Args),
     Tools(tools::Args),
+    Diff(diff::Args),
+    Verify(verify::Args),
     Demo(demo::Args),
     Test(test::Args),
 }
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Tools(args) => tools::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(args),
     };

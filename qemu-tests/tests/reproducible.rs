@@ -84,7 +84,7 @@ fn no_program_says_where_it_was_compiled() -> Result<()> {
 
 fn ensure_equal(lab: &Lab, first: &BTreeMap<String, String>, second: &BTreeMap<String, String>) -> Result<()> {
     let names: Vec<&String> = first.keys().collect();
-    ensure!(names.len() == 8, "a node has eight artifacts, not {names:?}");
+    ensure!(names.len() == 10, "a node has ten artifacts, not {names:?}");
     let differ: Vec<&String> = names.into_iter().filter(|name| first.get(*name) != second.get(*name)).collect();
     ensure!(differ.is_empty() && first.len() == second.len(), "{differ:?} differ: compare them in {:?}", lab.dir());
     // Two disk images are of no use to anybody once they are known to be equal.

@@ -39,8 +39,8 @@ fn a_signed_node_boots_and_neither_a_touched_command_line_nor_a_touched_loader_d
 #[ignore = "four more boots: runs in the full suite"]
 fn no_other_touched_or_foreign_program_is_started() -> Result<()> {
     let bench = Bench::new("secure-boot-full")?;
-    for section in [".linux", ".initrd"] {
-        bench.refused(section, |disk| Ok(disk.flip(disk.esp_file(UKI)?.section(section)?)?))?;
+    for (name, section) in [("kernel", ".linux"), ("initrd", ".initrd")] {
+        bench.refused(name, |disk| Ok(disk.flip(disk.esp_file(UKI)?.section(section)?)?))?;
     }
     let other = keyring(&bench.lab, "others")?;
     bench.refused("foreign", |disk| {
@@ -93,7 +93,7 @@ impl Bench {
 fn keyring(lab: &Lab, name: &str) -> Result<Keyring> {
     let folder = lab.path(name);
     keys::make(&folder, [2026, 1, 1, 0, 0, 0])?;
-    Ok(Keyring::open(&SignWith { keys: folder, signer: None, threshold: 1 })?)
+    Ok(Keyring::open(&SignWith { keys: folder, signer: None, threshold: 1, public: false })?)
 }
 
 /// The node's image, signed, and with a serial console: with Secure Boot on, nobody can add one from outside.

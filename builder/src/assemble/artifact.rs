@@ -58,7 +58,7 @@ impl Artifacts {
         let manifest = about.manifest(&contents);
         let signed = manifest.to_json()?;
         let sign = |keys: &Keyring| keys.sign_set(&signed, &format!("{}.{}", self.name, set::SUFFIX), about.epoch);
-        let signatures: Vec<String> = keys.map(sign).transpose()?.into_iter().collect();
+        let signatures: Vec<String> = keys.map(sign).transpose()?.flatten().into_iter().collect();
         set::write(file.as_file_mut(), &manifest, &signatures, &contents, uki, open(root)?)?;
         self.end(path, file)
     }

@@ -65,7 +65,11 @@ impl Root {
 }
 
 fn options(parts: &Parts<'_>) -> Options {
-    Options { level: super::compression(parts.level), mtime: parts.epoch, ..Options::default() }
+    Options {
+        level: super::compression(parts.level),
+        mtime: u32::try_from(parts.lock.epoch).unwrap_or(u32::MAX),
+        ..Options::default()
+    }
 }
 
 fn write(parts: &Parts<'_>, options: Options, path: &Path) -> Result<Verity> {

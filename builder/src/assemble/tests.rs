@@ -4,6 +4,7 @@ use image::{Entry, Tree};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::lock::{Archive, Package};
 use crate::report::Style;
 
 /// A node of a few files, with a stub made of the test's own: enough for every step but booting.
@@ -55,14 +56,22 @@ pub(crate) fn stub() -> Vec<u8> {
 pub(crate) struct Bench {
     folder: tempfile::TempDir,
     sizes: Sizes,
-    versions: BTreeMap<String, String>,
+    lock: Lock,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
         let sizes = Sizes { esp_mib: 8, seed_mib: 4, slot_mib: 4, ..Sizes::default() };
-        let versions = BTreeMap::from([("tool".to_owned(), "1.0-1".to_owned())]);
-        Self { folder: tempfile::tempdir().unwrap(), sizes, versions }
+        let tool = Package {
+            name: "tool".into(),
+            version: "1.0-1".into(),
+            arch: "amd64".into(),
+            archive: Archive::Debian,
+            path: "pool/tool.deb".into(),
+            size: 1,
+            sha256: model::Digest([1; 32]),
+        };
+        Self { folder: tempfile::tempdir().unwrap(), sizes, lock: Lock::new(1_700_000_000, &[], vec![tool]) }
     }
 
     pub(crate) fn assemble(&self, node: &Node, out: &str) -> Result<Assembled> {
@@ -76,8 +85,7 @@ impl Bench {
             level: Level::Dev,
             node,
             sizes: &self.sizes,
-            versions: &self.versions,
-            epoch: 1_700_000_000,
+            lock: &self.lock,
             keys: None,
             expires: None,
         };

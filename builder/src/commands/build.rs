@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         level: if args.release { Level::Release } else { args.level },
         mirror: args.fetching.mirror.clone(),
         version: args.version.clone(),
-        sign: keys.map(|keys| SignWith { keys, signer: args.signer.clone(), threshold: args.threshold }),
+        sign: keys.map(|keys| SignWith { keys, signer: args.signer.clone(), threshold: args.threshold, public: false }),
         expires: args.expires.map(|time| u64::try_from(time.as_second()).unwrap_or(0)),
         ..Options::new(&args.out)
     };
