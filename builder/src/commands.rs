@@ -7,6 +7,7 @@ pub mod diff;
 pub mod inspect;
 pub mod keys;
 pub mod lock;
+pub mod sign;
 pub mod test;
 pub mod tools;
 pub mod verify;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use builder::commands::{build, demo, diff, inspect, keys, lock, test, tools, verify};
+use builder::commands::{build, demo, diff, inspect, keys, lock, sign, test, tools, verify};
 use clap::Parser;
 
 /// Build, inspect and try Roost images.
@@ -19,6 +19,7 @@ enum Command {
     Build(build::Args),
     Inspect(inspect::Args),
     Keys(keys::Args),
+    Sign(sign::Args),
     Tools(tools::Args),
     Diff(diff::Args),
     Verify(verify::Args),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Keys(args) => keys::run(args),
+        Command::Sign(args) => sign::run(args),
         Command::Tools(args) => tools::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Verify(args) => verify::run(args),

@@ -17,7 +17,9 @@ use image::{Tree, TreeError, gpt};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY as SHA1};
 
 use crate::lock::{Lock, Package};
-use crate::overlay::RECIPE;
+
+/// Package of what is in no .deb: our programs, what the recipe writes, what is made of modules and crates.
+const OURS: &str = "roost";
 
 /// Both, as they are written.
 #[derive(Clone, Debug)]
@@ -73,12 +75,13 @@ fn text(document: &serde_json::Value) -> Vec<u8> {
 fn parts<'a>(lock: &'a Lock, manifest: &'a Manifest) -> Vec<Part<'a>> {
     let mut files: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     for (path, file) in manifest.files.iter().filter(|(_, file)| file.sha256.is_some()) {
-        files.entry(file.package.as_deref().unwrap_or(RECIPE)).or_default().push((path.as_str(), file));
+        let package = file.package.as_deref().filter(|name| lock.packages.iter().any(|p| p.name == *name));
+        files.entry(package.unwrap_or(OURS)).or_default().push((path.as_str(), file));
     }
     let part = |(name, files)| {
         let deb = lock.packages.iter().find(|package| package.name == name);
         let version = deb.map_or(manifest.version.as_str(), |deb| &deb.version);
-        Part { name: if deb.is_some() { name } else { "roost" }, version, deb, files }
+        Part { name, version, deb, files }
     };
     files.into_iter().map(part).collect()
 }

@@ -66,6 +66,8 @@ fn options(manifest: &Manifest, against: &Against, out: &Path) -> Options {
         |keys: &PathBuf| SignWith { keys: keys.clone(), signer: None, threshold: against.threshold, public: true };
     Options {
         locked: true,
+        // What an earlier build left in the cache may be what is to be found out.
+        no_cache: true,
         version: manifest.version.clone(),
         level: if manifest.level == Level::Release.name() { Level::Release } else { Level::Dev },
         lock: Some(against.lock.clone()),

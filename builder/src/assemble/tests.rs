@@ -12,6 +12,7 @@ pub(crate) fn node() -> Node {
     let mut root = Tree::new();
     root.insert_with_parents("etc/os-release", Entry::file(0o644, "IMAGE_ID=tiny\nVERSION_ID=1\n")).unwrap();
     root.insert_with_parents("usr/bin/tool", Entry::file(0o755, noise(300_000)).from_origin("tool")).unwrap();
+    root.insert_with_parents("usr/lib/made", Entry::file(0o644, "made").from_origin("(recipe)")).unwrap();
     let mut initrd = Tree::new();
     initrd.insert("init", Entry::file(0o755, vec![2; 50_000])).unwrap();
     let mut kernel = vec![0; 1 << 16];

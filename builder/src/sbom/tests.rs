@@ -45,5 +45,7 @@ fn cyclonedx_has_the_same_packages_and_files() {
         assert_eq!(file["hashes"][0]["content"].as_str(), manifest.files[path].sha256.as_deref());
     }
     assert_eq!(files.len(), spdx["files"].as_array().expect("files").len());
+    let names: std::collections::BTreeSet<_> = components.iter().map(|c| c["bom-ref"].to_string()).collect();
+    assert_eq!(names.len(), components.len(), "each is named once");
     assert_eq!(components.iter().filter(|c| c["purl"].is_string()).count(), 1);
 }
