@@ -60,7 +60,7 @@ impl RsaKey {
 enum Signer {
     Files {
         update: Secret,
-        db: RsaKey,
+        db: Box<RsaKey>,
     },
     Command(String),
     /// Others have signed: what is built has everything but their signatures.
@@ -96,7 +96,7 @@ impl Keyring {
             Some(command) => Signer::Command(command.clone()),
             None => Signer::Files {
                 update: parsed(&path(UPDATE[0]), Secret::parse)?,
-                db: parsed(&path(&file(Variable::Db, "key")), RsaKey::parse)?,
+                db: Box::new(parsed(&path(&file(Variable::Db, "key")), RsaKey::parse)?),
             },
         };
         Ok(Self { folder, update, trusted, certificate, enrolment, signer })
