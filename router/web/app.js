@@ -114,37 +114,44 @@ function remarks({ state, block, failed, away }) {
   return lines;
 }
 
-function card(desktop, old) {
-  const element = old ?? $("cards").appendChild(make("li", { className: "card" }));
-  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.verb : null;
-  const button = (verb, enabled, action, primary) => {
-    const b = make("button", { type: "button", textContent: t(verb), disabled: !enabled, onclick: action });
-    if (primary) b.className = "primary";
+/** What a card is made of. Its parts are made once and then told: what is under a finger stays there. */
+function bare(name) {
+  const button = (verb, primary) => {
+    const b = make("button", { type: "button", textContent: t(verb), className: primary ? "primary" : "" });
     b.dataset.verb = verb;
-    b.setAttribute("aria-label", `${t(verb)}: ${desktop.name}`);
+    b.setAttribute("aria-label", `${t(verb)}: ${name}`);
     return b;
   };
-  const { state, blocked } = desktop;
-  const badge = make("span", { className: `badge ${state}`, textContent: t(`state.${state}`) });
-  const lines = [make("h2", { textContent: desktop.name })];
-  lines.push(make("p", {}, badge, " ", sinceMark("since")));
-  if (desktop.phase && desktop.phase in PHASES) lines.push(make("p", { className: "hint phase", textContent: t(PHASES[desktop.phase]) }));
-  lines.push(...remarks(desktop));
-  if (desktop.held) lines.push(make("p", { className: "hint" }, t("held"), " ", sinceMark("held-since")));
-  const usable = !blocked && !desktop.away && !["zombie", "debugging"].includes(state);
-  lines.push(
-    make(
-      "div",
-      { className: "row" },
-      button("connect", usable, () => open(desktop), true),
-      state === "stopped"
-        ? button("start", !blocked && !desktop.away, () => act(desktop, "start"))
-        : button("restart", state === "running" && !blocked, () => sure(desktop, "restart")),
-      button("stop", ["running", "starting"].includes(state), () => sure(desktop, "stop")),
-    ),
+  return make(
+    "li",
+    { className: "card" },
+    make("h2", { textContent: name }),
+    make("p", {}, make("span", { className: "badge" }), " ", sinceMark("since")),
+    make("p", { className: "hint phase" }),
+    make("div", { className: "remarks" }),
+    make("p", { className: "hint held" }, t("held"), " ", sinceMark("held-since")),
+    make("div", { className: "row" }, button("connect", true), button("start"), button("restart"), button("stop")),
   );
-  element.replaceChildren(...lines);
-  if (focused) element.querySelector(`[data-verb=${focused}]:not(:disabled), .primary`)?.focus();
+}
+
+function card(desktop, old) {
+  const element = old ?? $("cards").appendChild(bare(desktop.name));
+  const focused = element.contains(document.activeElement) ? document.activeElement : null;
+  const part = (selector) => element.querySelector(selector);
+  const button = (verb, enabled, action, hidden) =>
+    Object.assign(part(`[data-verb=${verb}]`), { disabled: !enabled, onclick: action, hidden: !!hidden });
+  const { state, blocked, away, phase, held } = desktop;
+  Object.assign(part(".badge"), { className: `badge ${state}`, textContent: t(`state.${state}`) });
+  Object.assign(part(".phase"), { textContent: phase in PHASES ? t(PHASES[phase]) : "", hidden: !(phase in PHASES) });
+  part(".remarks").replaceChildren(...remarks(desktop));
+  part(".held").hidden = !held;
+  const stopped = state === "stopped";
+  button("connect", !blocked && !away && !["zombie", "debugging"].includes(state), () => open(desktop));
+  button("start", !blocked && !away, () => act(desktop, "start"), !stopped);
+  button("restart", state === "running" && !blocked, () => sure(desktop, "restart"), stopped);
+  button("stop", ["running", "starting"].includes(state), () => sure(desktop, "stop"));
+  // One that can be used no more does not keep the focus.
+  if (focused?.disabled || focused?.hidden) part("button:not(:disabled):not([hidden])")?.focus();
   return element;
 }
 

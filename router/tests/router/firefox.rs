@@ -60,13 +60,16 @@ impl Firefox {
 
     #[track_caller]
     fn ask(&mut self, command: &str, params: Value) -> Value {
+        self.try_ask(command, params).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    fn try_ask(&mut self, command: &str, params: Value) -> Result<Value, Value> {
         self.last += 1;
         let word = json!([0, self.last, command, params]).to_string();
         self.stream.get_mut().write_all(format!("{}:{word}", word.len()).as_bytes()).expect("Firefox lives");
         let answer = self.word();
         assert_eq!((&answer[0], &answer[1]), (&json!(1), &json!(self.last)), "{answer}");
-        assert!(answer[2].is_null(), "{command}: {}", answer[2]);
-        answer[3]["value"].clone()
+        if answer[2].is_null() { Ok(answer[3]["value"].clone()) } else { Err(answer[2].clone()) }
     }
 
     /// A window whose page is this large.
@@ -79,16 +82,27 @@ impl Firefox {
 
     #[track_caller]
     fn eval(&mut self, expression: &str) -> Value {
-        // `eval` would be against the page's content policy; a function made by WebDriver is not.
-        self.ask("WebDriver:ExecuteScript", json!({ "script": format!("return {expression}"), "args": [] }))
+        self.look(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
+    fn look(&mut self, expression: &str) -> Result<Value, Value> {
+        // `eval` would be against the page's content policy; a function made by WebDriver is not.
+        self.try_ask("WebDriver:ExecuteScript", json!({ "script": format!("return {expression}"), "args": [] }))
+    }
+
+    /// An error is an answer like another: between two pages there is no document, or one without body.
     #[track_caller]
     fn until(&mut self, condition: &str) {
         let began = Instant::now();
-        while self.eval(condition) != true {
-            let text = self.eval("document.body.innerText");
-            assert!(began.elapsed() < PATIENCE, "never {condition}; {text}; picture {}", self.shot("never").display());
+        loop {
+            let last = self.look(condition);
+            if last == Ok(json!(true)) {
+                return;
+            }
+            if began.elapsed() > PATIENCE {
+                let page = self.look("location.href + ' says ' + document.body?.innerText");
+                panic!("never {condition} (last {last:?}); {page:?}; picture {}", self.shot("never").display());
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -172,8 +186,7 @@ fn a_user_logs_in_sees_the_desktop_types_and_it_fits_the_window() {
     firefox.type_text("secret\n");
     firefox.until("document.querySelectorAll('.card').length > 3");
     firefox.shot("firefox-cards");
-    // The page draws its cards anew now and then: a click by coordinates may fall between two of them.
-    firefox.eval("document.querySelector('.card .primary').click()");
+    firefox.click(".card .primary");
     firefox.until("document.body.dataset.open === '1'");
     firefox.until("document.querySelector('#screen canvas').width === 1280");
     desk.ready();

@@ -212,6 +212,28 @@ fn a_desktop_restarts_from_its_card() {
 }
 
 #[test]
+fn a_press_on_a_card_that_changes_under_the_finger_is_not_lost() {
+    let scene = Scene::new();
+    let page = scene.browser.page(1280, 800);
+    page.go(&scene.address("/"));
+    page.log_in("ann", "secret");
+    page.until("document.querySelectorAll('.card').length > 3");
+    let middle = "(() => { const r = document.querySelector('.card .primary').getBoundingClientRect();
+        return [r.x + r.width / 2, r.y + r.height / 2]; })()";
+    let at = page.eval(middle);
+    let mouse = |kind: &str, buttons: u32| {
+        let event =
+            json!({ "type": kind, "x": at[0], "y": at[1], "button": "left", "buttons": buttons, "clickCount": 1 });
+        page.call("Input.dispatchMouseEvent", event);
+    };
+    mouse("mousePressed", 1);
+    scene.world.fake.state().vms.get_mut(&VmId(vm::RUNNING)).expect("there").state = VmState::Stopping;
+    page.until("document.querySelector('.card .badge').className.includes('stopping')");
+    mouse("mouseReleased", 0);
+    page.until("location.pathname === '/web/desktop'");
+}
+
+#[test]
 fn the_only_desktop_is_opened_at_once_and_a_stopped_one_starts_with_its_steps_told() {
     let scene = Scene::new();
     let page = scene.browser.page(1280, 800);
@@ -351,4 +373,21 @@ fn an_upload_that_is_cut_off_goes_on_where_it_stopped() {
     let brought = std::fs::read(scene.desk.home.join("cut.bin")).expect("there");
     assert!(brought.chunks(4).enumerate().all(|(i, b)| b == (i as u32).to_le_bytes()) && brought.len() == 6_000_000);
     assert_eq!(*scene.desk.offsets.lock().expect("lock"), [0, 2_000_000]);
+}
+
+#[test]
+fn an_upload_whose_last_answer_is_lost_is_not_sent_again() {
+    let scene = Scene::new();
+    let page = open(&scene, 1280, 800);
+    page.click("#handle");
+    page.click("#b-files");
+    page.until("document.querySelectorAll('#entries li').length > 0");
+    scene.desk.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    page.eval(
+        "const list = new DataTransfer(); list.items.add(new File(['once'], 'once.txt'));
+         document.querySelector('#pick').files = list.files;
+         document.querySelector('#pick').dispatchEvent(new Event('change')); 1",
+    );
+    page.until("document.querySelector('#transfers').innerText.includes('once.txt is in the desktop')");
+    assert_eq!(*scene.desk.offsets.lock().expect("lock"), [0]);
 }
