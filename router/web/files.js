@@ -105,7 +105,10 @@ export class Files {
       } catch (fault) {
         if (!["R000", "R404", "R408", "R406", "R409"].includes(fault.code) || attempt === TRIES) throw fault;
         await new Promise((done) => setTimeout(done, Math.min(1000 * (attempt + 1), 5000)));
-        offset = await get(this.#address("have", { upload })).then(({ have }) => have, () => offset);
+        const { have, name } = await get(this.#address("have", { upload })).catch(() => ({ have: offset }));
+        // It was whole, and only the answer was lost.
+        if (name !== undefined) return name;
+        offset = have;
         resumed(offset);
       }
     }

@@ -217,6 +217,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         let mut agent = self.agent(desk, &ToFiles::Have { id: upload_id(query)? }).await?;
         match agent.frame(&mut Box::<Decoder>::default()).await? {
             FromFiles::Ready { offset, .. } => Ok(Page::json(Status::Ok, &json!({ "have": offset }))),
+            // The page did not hear the end of it.
+            FromFiles::Done { name, size } => Ok(brought(&name, size)),
             _ => Err(failed("the agent's answer does not fit")),
         }
     }
@@ -275,6 +277,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         let mut decoder = Box::<Decoder>::default();
         match agent.frame(&mut decoder).await? {
             FromFiles::Ready { offset: from, .. } if from == offset => {}
+            // It is whole already, and its bytes are of no use: with them unread the connection has to end.
+            FromFiles::Done { name, size } => return Ok(brought(&name, size).and_close()),
             _ => return Err(Fault::Offset),
         }
         if self.request.has_token("expect", "100-continue") {
@@ -285,7 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
             return Err(failed("the agent's answer does not fit"));
         };
         tracing::info!(user = %visitor.who.user, bytes = size, "A file was brought to a desktop");
-        Ok(Page::json(Status::Ok, &json!({ "name": name.as_str(), "size": size })))
+        Ok(brought(&name, size))
     }
 
     async fn pass_up(&mut self, agent: &mut Agent, mut left: u64) -> Result<(), Fault> {
@@ -299,6 +303,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
         }
         Ok(())
     }
+}
+
+/// The answer to an upload that is done.
+fn brought(name: &str, size: u64) -> Page {
+    Page::json(Status::Ok, &json!({ "name": name, "size": size, "have": size }))
 }
 
 fn upload_id(query: &Query) -> Result<files::UploadId, Fault> {

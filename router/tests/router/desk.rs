@@ -24,6 +24,12 @@ use vma_proto::{
 /// What runs in the terminal: everything typed is in the file `typed`.
 const TERMINAL: &str = "tee typed";
 
+/// What is known of an upload.
+enum Upload {
+    Part(Vec<u8>),
+    Done(FromFiles),
+}
+
 /// The desktop.
 pub struct Desk {
     pub home: PathBuf,
@@ -32,9 +38,13 @@ pub struct Desk {
     socket: PathBuf,
     /// The next upload is cut off in its middle.
     pub cut: Arc<AtomicBool>,
+    /// The next session ends before its first picture.
+    pub blank: Arc<AtomicBool>,
+    /// The next upload is taken whole, but its last answer is lost.
+    pub deaf: Arc<AtomicBool>,
     /// Where each try of an upload began.
     pub offsets: Arc<Mutex<Vec<u64>>>,
-    uploads: Arc<Mutex<HashMap<[u8; 16], Vec<u8>>>>,
+    uploads: Arc<Mutex<HashMap<[u8; 16], Upload>>>,
     _dir: tempfile::TempDir,
 }
 
@@ -53,6 +63,8 @@ impl Desk {
             display,
             socket,
             cut: Arc::default(),
+            deaf: Arc::default(),
+            blank: Arc::default(),
             offsets: Arc::default(),
             uploads: Arc::default(),
             _dir: dir,
@@ -89,16 +101,22 @@ impl Desk {
     /// Answers sessions from now on, in the background, for as long as the world lives.
     pub fn attach(&self, world: &mut World) {
         let opened = world.fake.take_guests();
-        let (socket, home, uploads, cut) =
-            (self.socket.clone(), self.home.clone(), self.uploads.clone(), self.cut.clone());
-        let offsets = self.offsets.clone();
+        let model = Model {
+            home: self.home.clone(),
+            uploads: self.uploads.clone(),
+            cut: self.cut.clone(),
+            deaf: self.deaf.clone(),
+            offsets: self.offsets.clone(),
+        };
+        let (socket, blank) = (self.socket.clone(), self.blank.clone());
         std::thread::spawn(move || {
             for (kind, guest) in opened {
-                let (socket, home, uploads, cut) = (socket.clone(), home.clone(), uploads.clone(), cut.clone());
-                let offsets = offsets.clone();
+                let (socket, model) = (socket.clone(), model.clone());
+                let limit =
+                    if kind == SessionKind::Vnc && blank.swap(false, Ordering::Relaxed) { GREETING } else { u64::MAX };
                 std::thread::spawn(move || match kind {
-                    SessionKind::Files => drop(files(guest, &home, &uploads, &cut, &offsets)),
-                    _ => screen(guest, &socket),
+                    SessionKind::Files => drop(model.serve(guest)),
+                    _ => screen(guest, &socket, limit),
                 });
             }
         });
@@ -138,7 +156,11 @@ impl Drop for Desk {
     }
 }
 
-fn screen(guest: UnixStream, socket: &Path) {
+/// The server's words up to its first picture are fewer than this.
+const GREETING: u64 = 200;
+
+/// Passes on so many bytes of the server at most.
+fn screen(guest: UnixStream, socket: &Path, limit: u64) {
     let Ok(server) = UnixStream::connect(socket) else { return };
     let (mut a, mut b) = (guest.try_clone().expect("cloned"), server.try_clone().expect("cloned"));
     let (mut c, mut d) = (server, guest);
@@ -146,7 +168,13 @@ fn screen(guest: UnixStream, socket: &Path) {
         let _ended = std::io::copy(&mut a, &mut b);
         let _gone = b.shutdown(Shutdown::Both);
     });
-    let _ended = std::io::copy(&mut c, &mut d);
+    let (mut buffer, mut passed) = ([0; 65536], 0);
+    while let Ok(n @ 1..) = c.read(&mut buffer) {
+        passed += n as u64;
+        if passed > limit || d.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
     let _gone = d.shutdown(Shutdown::Both);
 }
 
@@ -155,61 +183,82 @@ fn say(to: &mut UnixStream, word: &FromFiles) -> std::io::Result<()> {
     to.write_all(vma_proto::encode(word, &mut buffer).expect("encodes"))
 }
 
-/// One request, as `vma_proto::files` says.
-fn files(
-    mut guest: UnixStream,
-    home: &Path,
-    uploads: &Mutex<HashMap<[u8; 16], Vec<u8>>>,
-    cut: &AtomicBool,
-    offsets: &Mutex<Vec<u64>>,
-) -> std::io::Result<()> {
-    let (mut decoder, mut byte) = (Box::<Decoder>::default(), [0]);
-    let request = loop {
-        guest.read_exact(&mut byte)?;
-        if let (_, Some(request)) = decoder.push::<ToFiles>(&byte) {
-            break request.expect("a request");
-        }
-    };
-    let no = |why| FromFiles::Refused { why, reason: Default::default() };
-    match request {
-        ToFiles::List { folder } => {
-            let Ok(entries) = std::fs::read_dir(home.join(folder.as_str())) else {
-                return say(&mut guest, &no(Why::NotFound));
-            };
-            for entry in entries.flatten() {
-                let meta = entry.metadata()?;
-                let name = heapless::String::try_from(&*entry.file_name().to_string_lossy()).expect("short");
-                say(&mut guest, &FromFiles::Entry { name, folder: meta.is_dir(), size: meta.len(), modified: 0 })?;
+/// The agent's part of files.
+#[derive(Clone)]
+struct Model {
+    home: PathBuf,
+    uploads: Arc<Mutex<HashMap<[u8; 16], Upload>>>,
+    cut: Arc<AtomicBool>,
+    deaf: Arc<AtomicBool>,
+    offsets: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Model {
+    /// One request, as `vma_proto::files` says.
+    fn serve(&self, mut guest: UnixStream) -> std::io::Result<()> {
+        let (mut decoder, mut byte) = (Box::<Decoder>::default(), [0]);
+        let request = loop {
+            guest.read_exact(&mut byte)?;
+            if let (_, Some(request)) = decoder.push::<ToFiles>(&byte) {
+                break request.expect("a request");
             }
-            say(&mut guest, &FromFiles::End { more: false })
-        }
-        ToFiles::Get { file, offset } => {
-            let Ok(bytes) = std::fs::read(home.join(file.as_str())) else { return say(&mut guest, &no(Why::NotFound)) };
-            let size = bytes.len() as u64;
-            say(&mut guest, &FromFiles::Ready { offset, size, modified: 0 })?;
-            guest.write_all(&bytes[offset as usize..])
-        }
-        ToFiles::Have { id } => {
-            let offset = uploads.lock().expect("lock").get(&id).map_or(0, Vec::len) as u64;
-            say(&mut guest, &FromFiles::Ready { offset, size: 0, modified: 0 })
-        }
-        ToFiles::Put { id, folder, name, offset, total } => {
-            let mut kept = uploads.lock().expect("lock").remove(&id).unwrap_or_default();
-            if (kept.len() as u64) < offset {
-                return say(&mut guest, &no(Why::Offset));
+        };
+        let no = |why| FromFiles::Refused { why, reason: Default::default() };
+        match request {
+            ToFiles::List { folder } => {
+                let Ok(entries) = std::fs::read_dir(self.home.join(folder.as_str())) else {
+                    return say(&mut guest, &no(Why::NotFound));
+                };
+                for entry in entries.flatten() {
+                    let meta = entry.metadata()?;
+                    let name = heapless::String::try_from(&*entry.file_name().to_string_lossy()).expect("short");
+                    say(&mut guest, &FromFiles::Entry { name, folder: meta.is_dir(), size: meta.len(), modified: 0 })?;
+                }
+                say(&mut guest, &FromFiles::End { more: false })
             }
-            kept.truncate(offset as usize);
-            say(&mut guest, &FromFiles::Ready { offset, size: 0, modified: 0 })?;
-            offsets.lock().expect("lock").push(offset);
-            let all = if cut.swap(false, Ordering::Relaxed) { total / 3 } else { total - offset };
-            let mut rest = guest.try_clone()?.take(all);
-            let read = rest.read_to_end(&mut kept);
-            if read.is_err() || (kept.len() as u64) < total {
-                uploads.lock().expect("lock").insert(id, kept);
-                return Ok(());
+            ToFiles::Get { file, offset } => {
+                let Ok(bytes) = std::fs::read(self.home.join(file.as_str())) else {
+                    return say(&mut guest, &no(Why::NotFound));
+                };
+                let size = bytes.len() as u64;
+                say(&mut guest, &FromFiles::Ready { offset, size, modified: 0 })?;
+                guest.write_all(&bytes[offset as usize..])
             }
-            std::fs::write(home.join(folder.as_str()).join(name.as_str()), &kept)?;
-            say(&mut guest, &FromFiles::Done { name, size: total })
+            ToFiles::Have { id } => {
+                let have = match self.uploads.lock().expect("lock").get(&id) {
+                    Some(Upload::Done(done)) => done.clone(),
+                    Some(Upload::Part(kept)) => ready(kept.len() as u64),
+                    None => ready(0),
+                };
+                say(&mut guest, &have)
+            }
+            ToFiles::Put { id, folder, name, offset, total } => {
+                let mut kept = match self.uploads.lock().expect("lock").remove(&id) {
+                    Some(Upload::Part(kept)) => kept,
+                    _ => Vec::new(),
+                };
+                if (kept.len() as u64) < offset {
+                    return say(&mut guest, &no(Why::Offset));
+                }
+                kept.truncate(offset as usize);
+                say(&mut guest, &ready(offset))?;
+                self.offsets.lock().expect("lock").push(offset);
+                let all = if self.cut.swap(false, Ordering::Relaxed) { total / 3 } else { total - offset };
+                let mut rest = guest.try_clone()?.take(all);
+                let read = rest.read_to_end(&mut kept);
+                if read.is_err() || (kept.len() as u64) < total {
+                    self.uploads.lock().expect("lock").insert(id, Upload::Part(kept));
+                    return Ok(());
+                }
+                std::fs::write(self.home.join(folder.as_str()).join(name.as_str()), &kept)?;
+                let done = FromFiles::Done { name, size: total };
+                self.uploads.lock().expect("lock").insert(id, Upload::Done(done.clone()));
+                if self.deaf.swap(false, Ordering::Relaxed) { Ok(()) } else { say(&mut guest, &done) }
+            }
         }
     }
+}
+
+fn ready(offset: u64) -> FromFiles {
+    FromFiles::Ready { offset, size: 0, modified: 0 }
 }

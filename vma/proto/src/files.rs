@@ -7,13 +7,14 @@
 //! ```text
 //! List    ->  Entry* End
 //! Get     ->  Ready, then size - offset raw bytes, then the agent closes
-//! Have    ->  Ready { offset: bytes kept of this upload, size: 0 }
-//! Put     ->  Ready { offset }, then the asker sends total - offset raw bytes, then Done
+//! Have    ->  Ready { offset: bytes kept of this upload, size: 0 }, or Done
+//! Put     ->  Ready { offset }, then the asker sends total - offset raw bytes, then Done; or Done at once
 //! anything -> Refused, then the agent closes
 //! ```
 //! An upload that is cut off keeps what arrived under its id, so that it can go on from there; only a
 //! whole one gets its name. A name that is taken is not overwritten: the agent finds a free one beside
-//! it (`report (2).pdf`), and `Done` tells which.
+//! it (`report (2).pdf`), and `Done` tells which. An upload that is done stays so: whoever asks with its id
+//! again, since the answer was lost, hears `Done` once more and there is no second copy.
 
 use crate::Text;
 use heapless::String;

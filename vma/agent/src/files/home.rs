@@ -6,7 +6,7 @@ use rustix::{
 };
 use std::{
     fs::File,
-    io::{self, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -19,6 +19,8 @@ const UPLOADS: [&str; 2] = [".cache", "roost-uploads"];
 const KEEP: i64 = 24 * 3600;
 /// Names tried beside a taken one.
 const NAMES: u32 = 1000;
+/// Most bytes of a note of an upload that is done: a number and a name.
+const NOTE_LIMIT: u64 = 300;
 
 /// A refusal: what kind, and in words.
 #[derive(Debug)]
@@ -106,6 +108,22 @@ impl Home {
         Ok((file, size, stat.st_mtime))
     }
 
+    /// Name and size of an upload that is whole and has its name: asked for again when the answer was lost.
+    pub fn done(&self, id: &UploadId) -> Result<Option<(String, u64)>, No> {
+        let uploads = self.uploads()?;
+        let Some(done) = noted(&uploads, id) else { return Ok(None) };
+        match rfs::statat(&uploads, hex(id), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(Some(done)),
+            // It has its name, and we ended before it lost this one.
+            Ok(stat) if stat.st_nlink > 1 => {
+                rfs::unlinkat(&uploads, hex(id), AtFlags::empty()).map_err(No::of("forget the upload"))?;
+                Ok(Some(done))
+            }
+            Ok(_) => Ok(None),
+            Err(error) => Err(No::of("look at the upload")(error)),
+        }
+    }
+
     /// Bytes kept of an upload.
     pub fn kept(&self, id: &UploadId) -> Result<u64, No> {
         let uploads = self.uploads()?;
@@ -127,7 +145,16 @@ impl Home {
         let file = rfs::openat(&uploads, hex(id), flags, Mode::RUSR | Mode::WUSR).map_err(No::of("open the upload"))?;
         rfs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| No::new(Why::Busy, "an earlier try of this upload has not ended yet"))?;
-        let kept = rfs::fstat(&file).map_err(No::of("look at the upload"))?.st_size as u64;
+        let stat = rfs::fstat(&file).map_err(No::of("look at the upload"))?;
+        let named = rfs::statat(&uploads, hex(id), AtFlags::SYMLINK_NOFOLLOW);
+        if stat.st_nlink != 1 || !named.is_ok_and(|named| named.st_ino == stat.st_ino) {
+            // What it was is a file of the user's by now, and not to be cut. The next try begins a new one.
+            if stat.st_nlink > 1 {
+                rfs::unlinkat(&uploads, hex(id), AtFlags::empty()).map_err(No::of("forget the upload"))?;
+            }
+            return Err(No::new(Why::Busy, "an earlier try of this upload has ended just now"));
+        }
+        let kept = stat.st_size as u64;
         if kept < offset {
             return Err(No::new(Why::Offset, format!("{kept} bytes are kept, and the try begins at {offset}")));
         }
@@ -141,7 +168,8 @@ impl Home {
         Ok(file)
     }
 
-    /// Gives a whole upload its name, or a free one beside it, in one step. Returns the name.
+    /// Gives a whole upload its name, or a free one beside it, in one step. Returns the name. Before, the name is
+    /// noted: whoever asks again hears it, and no second file is made.
     pub fn finish(&self, id: &UploadId, upload: &File, folder: &str, name: &str) -> Result<String, No> {
         let (uploads, folder) = (self.uploads()?, self.folder(folder)?);
         // Until here nobody but the user was to see it; from here on it is a file like any other.
@@ -151,6 +179,10 @@ impl Home {
         upload.sync_all().map_err(No::of("bring the upload to disk"))?;
         for number in 1..=NAMES {
             let name = numbered(name, number);
+            if rfs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                continue;
+            }
+            note(&uploads, id, upload, &name)?;
             match rfs::linkat(&uploads, hex(id), &folder, &name, AtFlags::empty()) {
                 Ok(()) => {
                     rfs::unlinkat(&uploads, hex(id), AtFlags::empty()).map_err(No::of("forget the upload"))?;
@@ -205,6 +237,27 @@ fn drop_old(uploads: &OwnedFd) {
             let _later = rfs::unlinkat(uploads, entry.file_name(), AtFlags::empty());
         }
     }
+}
+
+/// The file that tells which name an upload got: its size, and the name.
+fn note_of(id: &UploadId) -> String {
+    format!("{}.done", hex(id))
+}
+
+fn note(uploads: &OwnedFd, id: &UploadId, upload: &File, name: &str) -> Result<(), No> {
+    let size = upload.metadata().map_err(No::of("look at the upload"))?.len();
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rfs::openat(uploads, note_of(id), flags, Mode::RUSR | Mode::WUSR).map_err(No::of("note the upload"))?;
+    File::from(file).write_all(format!("{size} {name}").as_bytes()).map_err(No::of("note the upload"))
+}
+
+fn noted(uploads: &OwnedFd, id: &UploadId) -> Option<(String, u64)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rfs::openat(uploads, note_of(id), flags, Mode::empty()).ok()?);
+    let mut text = String::new();
+    file.take(NOTE_LIMIT).read_to_string(&mut text).ok()?;
+    let (size, name) = text.split_once(' ')?;
+    vma_proto::files::legal_name(name).then_some((name.to_owned(), size.parse().ok()?))
 }
 
 fn hex(id: &UploadId) -> String {

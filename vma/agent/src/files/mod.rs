@@ -81,11 +81,17 @@ fn answer(connection: &mut UnixStream, home: &Home, request: &ToFiles) -> io::Re
     match request {
         ToFiles::List { folder } => list(connection, home, folder),
         ToFiles::Get { file, offset } => get(connection, home, file, *offset),
-        ToFiles::Have { id } => match home.kept(id) {
-            Ok(offset) => say(connection, &FromFiles::Ready { offset, size: 0, modified: 0 }).map(Ok),
+        ToFiles::Have { id } => match home.done(id).and_then(|done| Ok((done, home.kept(id)?))) {
+            Ok((Some(done), _)) => say_done(connection, done).map(Ok),
+            Ok((None, offset)) => say(connection, &FromFiles::Ready { offset, size: 0, modified: 0 }).map(Ok),
             Err(no) => Ok(Err(no)),
         },
         ToFiles::Put { id, folder, name, offset, total } => {
+            match home.done(id) {
+                Ok(Some(done)) => return say_done(connection, done).map(Ok),
+                Ok(None) => {}
+                Err(no) => return Ok(Err(no)),
+            }
             let upload = match home.upload(id, *offset, *total) {
                 Ok(upload) => upload,
                 Err(no) => return Ok(Err(no)),
@@ -98,14 +104,15 @@ fn answer(connection: &mut UnixStream, home: &Home, request: &ToFiles) -> io::Re
                 Err(no) => return Ok(Err(no)),
             }
             match home.finish(id, &upload, folder, name) {
-                Ok(name) => {
-                    let name = name.as_str().try_into().unwrap_or_default();
-                    say(connection, &FromFiles::Done { name, size: *total }).map(Ok)
-                }
+                Ok(name) => say_done(connection, (name, *total)).map(Ok),
                 Err(no) => Ok(Err(no)),
             }
         }
     }
+}
+
+fn say_done(connection: &mut UnixStream, (name, size): (String, u64)) -> io::Result<()> {
+    say(connection, &FromFiles::Done { name: name.as_str().try_into().unwrap_or_default(), size })
 }
 
 fn list(connection: &mut UnixStream, home: &Home, folder: &str) -> io::Result<Result<(), No>> {

@@ -102,8 +102,40 @@ fn an_upload_that_is_cut_off_goes_on_and_gets_its_name_when_whole() {
     assert_eq!(frame(&mut answer), FromFiles::Ready { offset: 5, size: 0, modified: 0 });
     assert_eq!(frame(&mut answer), FromFiles::Done { name: text("report.pdf"), size: 10 });
     assert_eq!(fs::read(home.path().join("report.pdf")).expect("there"), b"0123456789");
-    let kept = frame(&mut ask(home.path(), &ToFiles::Have { id: ID }, b""));
-    assert_eq!(kept, FromFiles::Ready { offset: 0, size: 0, modified: 0 });
+}
+
+#[test]
+fn an_upload_whose_last_answer_was_lost_is_told_again_and_not_made_again() {
+    let home = tempfile::tempdir().expect("home");
+    fs::write(home.path().join("a.txt"), "old").expect("file");
+    ask(home.path(), &put("a.txt", 0, 3), b"new");
+    let done = FromFiles::Done { name: text("a (2).txt"), size: 3 };
+    for again in [ToFiles::Have { id: ID }, put("a.txt", 0, 3), put("a.txt", 3, 3)] {
+        assert_eq!(frame(&mut ask(home.path(), &again, b"")), done);
+    }
+    assert!(!home.path().join("a (3).txt").exists());
+    // Another file that the user brings is another upload.
+    let other = ToFiles::Put { id: [7; 16], folder: text(""), name: text("a.txt"), offset: 0, total: 3 };
+    let mut answer = ask(home.path(), &other, b"too");
+    frame(&mut answer);
+    assert_eq!(frame(&mut answer), FromFiles::Done { name: text("a (3).txt"), size: 3 });
+}
+
+#[test]
+fn an_upload_that_has_its_name_is_never_cut_whatever_was_left_of_it() {
+    let home = tempfile::tempdir().expect("home");
+    ask(home.path(), &put("a.txt", 0, 3), b"new");
+    // As one that was killed leaves it, first with its note and then without.
+    let uploads = home.path().join(".cache/roost-uploads");
+    let left = uploads.join("ab".repeat(16));
+    fs::hard_link(home.path().join("a.txt"), &left).expect("linked");
+    assert!(matches!(frame(&mut ask(home.path(), &put("a.txt", 0, 3), b"")), FromFiles::Done { .. }));
+    assert!(!left.exists());
+    fs::hard_link(home.path().join("a.txt"), &left).expect("linked");
+    fs::remove_file(uploads.join(format!("{}.done", "ab".repeat(16)))).expect("removed");
+    refused(home.path(), &put("a.txt", 0, 3), Why::Busy);
+    assert!(!left.exists(), "the next try begins anew");
+    assert_eq!(fs::read(home.path().join("a.txt")).expect("there"), b"new");
 }
 
 #[test]
