@@ -2,7 +2,7 @@
 
 mod node;
 
-use node::{Agent, Browser, Client, Node, open};
+use node::{Agent, Browser, Client, HiddenWindow, Node, open};
 use tempfile::TempDir;
 use vma_proto::{FromVma, Kind, PROTO, Session, ToVma};
 
@@ -190,6 +190,22 @@ fn a_browser_and_an_nx_client_share_one_session_by_turns() {
     node.until(&FromVma::State(Session::Stopped));
     browser.wait_for_end();
     agent.wait_for_bridge(false);
+}
+
+#[test]
+fn a_window_that_is_never_shown_goes_where_its_program_puts_it() {
+    if lacks_programs() {
+        return;
+    }
+    let (_dir, agent, mut node) = stage("/usr/bin/nxagent");
+    let _browser = Browser::new(node.browse([1; 16], "1000x600", false));
+    node.until(&FromVma::State(Session::Connected));
+    // nxagent has one, by whose place it knows how far the display is; with another place a desktop stays blank.
+    let mut hidden = HiddenWindow::on_bridge_of(&agent);
+    for place in [-1, -2, -3, 7] {
+        hidden.put(place);
+        assert_eq!(hidden.place(), place);
+    }
 }
 
 #[test]

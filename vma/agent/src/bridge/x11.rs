@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
+    time::{Duration, Instant},
 };
 
 /// What the server may claim to be long at the connection's begin.
@@ -18,13 +19,26 @@ pub type Window = u32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u16, pub u16);
 
+/// What a program wants of its window: which of the values, as the protocol numbers them, and x, y, width, height and
+/// border.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Only what is in [`PLACE_AND_SIZE`].
+    pub mask: u16,
+    /// All of them.
+    pub values: [u16; 5],
+}
+
+/// The values of a [`Change`] that are granted: all but the order of windows.
+const PLACE_AND_SIZE: u16 = 0x1f;
+
 /// What happens to windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A program wants its window shown.
     MapRequest(Window),
     /// A program wants another place or size.
-    ConfigureRequest(Window),
+    ConfigureRequest(Window, Change),
     /// A window has this size now.
     Resized(Window, Size),
     /// It is no more, or hidden.
@@ -37,14 +51,17 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Display {
     stream: UnixStream,
+    /// The first of the numbers for windows of ours.
+    own: Window,
     /// The root window, and its size at the connection's begin.
     pub root: (Window, Size),
 }
 
 impl Display {
-    /// Connects with a cookie.
-    pub fn open(number: u16, kind: &[u8], cookie: &[u8]) -> io::Result<Self> {
+    /// Connects with a cookie. A server that says nothing for `patience` is an error, now and later.
+    pub fn open(number: u16, kind: &[u8], cookie: &[u8], patience: Option<Duration>) -> io::Result<Self> {
         let mut stream = UnixStream::connect(format!("/tmp/.X11-unix/X{number}"))?;
+        stream.set_read_timeout(patience)?;
         stream.write_all(&greeting(kind, cookie))?;
         let mut head = [0; 8];
         stream.read_exact(&mut head)?;
@@ -53,8 +70,35 @@ impl Display {
         if head[0] != 1 {
             return Err(io::Error::other(format!("refused: {}", String::from_utf8_lossy(&body))));
         }
-        let root = root(&body).ok_or_else(|| io::Error::other("a greeting without screen"))?;
-        Ok(Self { stream, root })
+        let screenless = || io::Error::other("a greeting without screen");
+        let (own, root) = (word(&body, 4).ok_or_else(screenless)?, root(&body).ok_or_else(screenless)?);
+        Ok(Self { stream, own, root })
+    }
+
+    /// Shows a window of one pixel that no window manager is asked about, until this connection ends. When this
+    /// returns, the server has done so.
+    pub fn show_pixel(&mut self) -> io::Result<()> {
+        const INPUT_OUTPUT: u32 = 1 << 16;
+        const OVERRIDE_REDIRECT: u32 = 0x200;
+        let one_by_one = 1 | 1 << 16;
+        self.send(1, 0, &[self.own, self.root.0, 0, one_by_one, INPUT_OUTPUT, 0, OVERRIDE_REDIRECT, 1])?;
+        self.map(self.own)?;
+        self.round_trip()
+    }
+
+    /// Waits until the server has done all that it was asked.
+    fn round_trip(&mut self) -> io::Result<()> {
+        const GET_INPUT_FOCUS: u8 = 43;
+        self.send(GET_INPUT_FOCUS, 0, &[])?;
+        let mut answer = [0; 32];
+        loop {
+            self.stream.read_exact(&mut answer)?;
+            match answer[0] {
+                0 => return Err(io::Error::other(format!("the X server refuses, with error {}", answer[1]))),
+                1 => return Ok(()),
+                _ => {}
+            }
+        }
     }
 
     /// Asks to decide on the windows of the root; only one program at a time may.
@@ -72,8 +116,15 @@ impl Display {
 
     /// Puts a window at the top left corner, without border.
     pub fn place(&mut self, window: Window, Size(width, height): Size) -> io::Result<()> {
-        const X_Y_WIDTH_HEIGHT_BORDER: u32 = 0x1f;
-        self.send(12, 0, &[window, X_Y_WIDTH_HEIGHT_BORDER, 0, 0, width.into(), height.into(), 0])
+        self.change(window, Change { mask: PLACE_AND_SIZE, values: [0, 0, width, height, 0] })
+    }
+
+    /// Changes place and size of a window.
+    pub fn change(&mut self, window: Window, Change { mask, values }: Change) -> io::Result<()> {
+        let chosen = values.iter().enumerate().filter(|(bit, _)| mask & 1 << bit != 0);
+        // Places may be negative, and are as wide as their sign here.
+        let chosen = chosen.map(|(bit, value)| if bit < 2 { *value as i16 as i32 as u32 } else { u32::from(*value) });
+        self.send(12, 0, &[window, mask.into()].into_iter().chain(chosen).collect::<Vec<_>>())
     }
 
     /// Gives a window the keyboard.
@@ -82,11 +133,16 @@ impl Display {
         self.send(42, REVERT_TO_POINTER, &[window, 0])
     }
 
-    /// The next event; an error when the display is gone.
-    pub fn next(&mut self) -> io::Result<Event> {
+    /// The next event; none when there is none until then, and an error when the display is gone.
+    pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<Event>> {
+        if let Some(until) = until
+            && !readable(&self.stream, until)?
+        {
+            return Ok(None);
+        }
         let mut event = [0; 32];
         self.stream.read_exact(&mut event)?;
-        Ok(parse(&event))
+        Ok(Some(parse(&event)))
     }
 
     fn send(&mut self, opcode: u8, data: u8, words: &[u32]) -> io::Result<()> {
@@ -94,6 +150,17 @@ impl Display {
         bytes.extend((words.len() as u16 + 1).to_le_bytes());
         bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         self.stream.write_all(&bytes)
+    }
+}
+
+fn readable(stream: &UnixStream, until: Instant) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let rest = until.saturating_duration_since(Instant::now());
+    let rest = Timespec::try_from(rest).map_err(io::Error::other)?;
+    match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&rest)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -125,9 +192,17 @@ fn parse(event: &[u8; 32]) -> Event {
         17 | 18 => Event::Gone(window),
         20 => Event::MapRequest(window),
         22 => size().map_or(Event::Other, |size| Event::Resized(window, size)),
-        23 => Event::ConfigureRequest(window),
+        23 => change(event).map_or(Event::Other, |change| Event::ConfigureRequest(window, change)),
         _ => Event::Other,
     }
+}
+
+fn change(event: &[u8; 32]) -> Option<Change> {
+    let mut values = [0; 5];
+    for (nth, value) in values.iter_mut().enumerate() {
+        *value = short(event, 16 + 2 * nth)?;
+    }
+    Some(Change { mask: short(event, 26)? & PLACE_AND_SIZE, values })
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<u16> {
@@ -153,7 +228,9 @@ mod tests {
     #[test]
     fn the_events_of_windows_are_known() {
         check(&[(0, 20), (8, 7)], Event::MapRequest(7));
-        check(&[(0, 23), (8, 7)], Event::ConfigureRequest(7));
+        let change = Change { mask: 5, values: [0xfffe, 0, 64, 0, 0] };
+        let bytes = [(0, 23), (8, 7), (16, 0xfe), (17, 0xff), (20, 64), (26, 0x65)];
+        check(&bytes, Event::ConfigureRequest(7, change));
         check(&[(0, 22), (8, 7), (20, 64), (21, 6), (22, 132), (23, 3)], Event::Resized(7, Size(1600, 900)));
         check(&[(0, 17), (8, 7)], Event::Gone(7));
         check(&[(0, 18), (8, 7)], Event::Gone(7));

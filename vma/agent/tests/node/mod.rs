@@ -31,6 +31,8 @@ fn display() -> u16 {
 /// The agent under test.
 pub struct Agent {
     child: Child,
+    /// The session's display.
+    pub display: u16,
     starts: PathBuf,
     log: PathBuf,
 }
@@ -42,6 +44,7 @@ impl Agent {
         fs::write(&desktop, format!("#!/bin/sh\necho $DISPLAY >>{}\nexec sleep 600\n", starts.display()))
             .expect("desktop");
         fs::set_permissions(&desktop, fs::Permissions::from_mode(0o755)).expect("mode");
+        let number = display();
         let child = Command::new(env!("CARGO_BIN_EXE_vma"))
             .arg("--as-self")
             .arg("--home")
@@ -51,11 +54,11 @@ impl Agent {
             .arg("--run")
             .arg(dir.join("run"))
             .args(["--xvnc", &nxagent.replace("nxagent", "Xvnc")])
-            .args(["--nxagent", nxagent, "--display", &display().to_string(), "--desktop"])
+            .args(["--nxagent", nxagent, "--display", &number.to_string(), "--desktop"])
             .arg(&desktop)
             .spawn()
             .expect("the agent starts");
-        Self { child, starts, log: dir.join("run/nxagent.log") }
+        Self { child, display: number, starts, log: dir.join("run/nxagent.log") }
     }
 
     /// Until the desktop has been started so many times in all.
@@ -311,6 +314,60 @@ fn relay(client: TcpStream, session: UnixStream) {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
+}
+
+/// A window that its program never shows, on the display that an agent's first browser sees.
+pub struct HiddenWindow {
+    stream: UnixStream,
+    window: u32,
+}
+
+impl HiddenWindow {
+    /// Makes it.
+    #[track_caller]
+    pub fn on_bridge_of(agent: &Agent) -> Self {
+        const EVENTS: u32 = 0x800;
+        const STRUCTURE: u32 = 1 << 17;
+        let authority = fs::read(agent.log.with_file_name("xauthority")).expect("the bridge's cookie");
+        let mut stream = UnixStream::connect(format!("/tmp/.X11-unix/X{}", agent.display + 1)).expect("the display");
+        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+        let mut greeting = vec![b'l', 0, 11, 0, 0, 0, 18, 0, 16, 0, 0, 0];
+        greeting.extend(b"MIT-MAGIC-COOKIE-1\0\0");
+        greeting.extend(authority.last_chunk::<16>().expect("a cookie"));
+        stream.write_all(&greeting).expect("sent");
+        let head = read_some(&stream, 8);
+        assert_eq!(head[0], 1, "let in");
+        let body = read_some(&stream, usize::from(u16::from_le_bytes([head[6], head[7]])) * 4);
+        let word = |at: usize| u32::from_le_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
+        let vendor = usize::from(u16::from_le_bytes([body[16], body[17]])).next_multiple_of(4);
+        let (window, root) = (word(4), word(32 + vendor + usize::from(body[21]) * 8));
+        let mut hidden = Self { stream, window };
+        let (one_by_one, input_output) = (1 | 1 << 16, 1 << 16);
+        hidden.ask(1, &[window, root, 0, one_by_one, input_output, 0, EVENTS, STRUCTURE]);
+        hidden
+    }
+
+    /// Asks for this place, counted from the left.
+    pub fn put(&mut self, place: i16) {
+        const ONLY_X: u32 = 1;
+        self.ask(12, &[self.window, ONLY_X, i32::from(place) as u32]);
+    }
+
+    /// Waits until it was moved; where to.
+    #[track_caller]
+    pub fn place(&mut self) -> i16 {
+        const CONFIGURE_NOTIFY: u8 = 22;
+        let event = read_some(&self.stream, 32);
+        assert_eq!(event[0] & 0x7f, CONFIGURE_NOTIFY, "{event:?}");
+        i16::from_le_bytes([event[16], event[17]])
+    }
+
+    fn ask(&mut self, opcode: u8, words: &[u32]) {
+        let mut bytes = vec![opcode, 0];
+        bytes.extend((words.len() as u16 + 1).to_le_bytes());
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        self.stream.write_all(&bytes).expect("sent");
+    }
 }
 
 /// A browser's side of RFB 3.8, as far as a test needs it.
