@@ -47,16 +47,27 @@ impl Chaos {
         self.ask("hang").map(drop)
     }
 
+    /// The end of a file, as the first process of this name sees it; or in words why there is none.
+    pub fn file(&mut self, name: &str, path: &str) -> Result<String, LabError> {
+        let answer = self.line(&format!("file {name} {path}"))?;
+        serde_json::from_str(&answer).map_err(|_| self.unlike(&answer, "a file's text"))
+    }
+
     fn ask(&mut self, line: &str) -> Result<Vec<u32>, LabError> {
+        let answer = self.line(line)?;
+        let pids: Result<Vec<u32>, _> = answer.split_whitespace().map(str::parse).collect();
+        pids.map_err(|_| self.unlike(&answer, "PIDs"))
+    }
+
+    fn line(&mut self, line: &str) -> Result<String, LabError> {
         let failed = |source| LabError::Connection { peer: self.peer.clone(), source };
         self.reader.get_mut().write_all(format!("{line}\n").as_bytes()).map_err(failed)?;
         let mut answer = String::new();
         self.reader.read_line(&mut answer).map_err(failed)?;
-        let pids: Result<Vec<u32>, _> = answer.split_whitespace().map(str::parse).collect();
-        pids.map_err(|_| LabError::Answer {
-            peer: self.peer.clone(),
-            found: answer.trim().to_owned(),
-            expected: "PIDs".to_owned(),
-        })
+        Ok(answer)
+    }
+
+    fn unlike(&self, found: &str, expected: &str) -> LabError {
+        LabError::Answer { peer: self.peer.clone(), found: found.trim().to_owned(), expected: expected.to_owned() }
     }
 }

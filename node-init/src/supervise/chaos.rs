@@ -7,15 +7,16 @@
 //! ```text
 //! pids NAME   PIDs of the processes of this name   kill NAME   SIGKILL to each
 //! stop NAME   SIGSTOP to each                       hang        PID 1 turns no more
+//! file NAME PATH   the end of a file, as the first process of this name sees it
 //! ```
 //!
-//! Each line is answered by the PIDs concerned, on one line.
+//! Each line is answered on one line: by the PIDs concerned, or by the file's text as a JSON string.
 
 use crate::console::Console;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,8 @@ use std::time::Duration;
 const WORD: &str = "roost.chaos";
 const PORTS: &str = "/sys/class/virtio-ports";
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+/// Bytes told of a file.
+const END_OF_FILE: u64 = 96 * 1024;
 /// Between two looks for a port or a peer that is not there: neither can be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -89,12 +92,13 @@ impl Chaos {
 
     fn obey(&self, line: &str) -> String {
         let Some(request) = Request::parse(line) else {
-            return "not understood: expected pids NAME, kill NAME, stop NAME or hang".to_owned();
+            return "not understood: expected pids NAME, kill NAME, stop NAME, file NAME PATH or hang".to_owned();
         };
         let (name, signal) = match request {
             Request::Pids(name) => (name, None),
             Request::Kill(name) => (name, Some(Signal::SIGKILL)),
             Request::Stop(name) => (name, Some(Signal::SIGSTOP)),
+            Request::File(name, path) => return quoted(&end_of_file(Path::new("/proc"), name, path)),
             Request::Hang => {
                 self.hang.store(true, Ordering::Relaxed);
                 return "1".to_owned();
@@ -133,6 +137,7 @@ enum Request<'a> {
     Pids(&'a str),
     Kill(&'a str),
     Stop(&'a str),
+    File(&'a str, &'a str),
     Hang,
 }
 
@@ -143,6 +148,7 @@ impl<'a> Request<'a> {
             ["pids", name] => Self::Pids(name),
             ["kill", name] => Self::Kill(name),
             ["stop", name] => Self::Stop(name),
+            ["file", name, path] => Self::File(name, path),
             ["hang"] => Self::Hang,
             _ => return None,
         })
@@ -163,6 +169,31 @@ fn pids(proc: &Path, name: &str) -> Vec<i32> {
     let mut pids: Vec<i32> = named.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|p| *p > 1).collect();
     pids.sort_unstable();
     pids
+}
+
+/// The last bytes of a file in the root of the first process of this name; what is wrong, when there is none.
+fn end_of_file(proc: &Path, name: &str, path: &str) -> String {
+    let Some(pid) = pids(proc, name).first().copied() else { return format!("no process is called {name}") };
+    let path = proc.join(pid.to_string()).join("root").join(path.trim_start_matches('/'));
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(&path)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(END_OF_FILE)))?;
+        let mut bytes = Vec::new();
+        file.take(END_OF_FILE).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_or_else(|e| format!("cannot read {}: {e}", path.display()), |b| String::from_utf8_lossy(&b).into_owned())
+}
+
+/// Text as a JSON string: one line, whatever it holds.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(plain).collect::<String>())
 }
 
 #[cfg(test)]
@@ -186,14 +217,30 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_one_word_or_two() {
+    fn requests_are_up_to_three_words() {
         assert_eq!(Request::parse("kill noded\n"), Some(Request::Kill("noded")));
         assert_eq!(Request::parse("pids nxagent"), Some(Request::Pids("nxagent")));
         assert_eq!(Request::parse("stop noded"), Some(Request::Stop("noded")));
         assert_eq!(Request::parse("hang"), Some(Request::Hang));
+        assert_eq!(Request::parse("file vma /run/x.log"), Some(Request::File("vma", "/run/x.log")));
         for other in ["", "kill", "kill a b", "hang now", "reboot"] {
             assert_eq!(Request::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_file_is_told_as_its_process_sees_it_on_one_line() {
+        let dir = tempfile::tempdir().expect("dir");
+        let root = dir.path().join("20/root/run");
+        std::fs::create_dir_all(&root).expect("made");
+        std::fs::write(dir.path().join("20/comm"), "vma\n").expect("written");
+        std::fs::write(root.join("x.log"), [b"gone\n".repeat(40_000), b"\"the\t\\end\"\n".to_vec()].concat())
+            .expect("written");
+        let told = end_of_file(dir.path(), "vma", "/run/x.log");
+        assert!(told.len() as u64 == END_OF_FILE && told.ends_with("gone\n\"the\t\\end\"\n"));
+        assert_eq!(quoted("\"the\t\\end\"\n"), r#""\"the\u0009\\end\"\u000a""#);
+        assert!(end_of_file(dir.path(), "vma", "/run/y").contains("cannot read"));
+        assert_eq!(end_of_file(dir.path(), "noded", "/run/y"), "no process is called noded");
     }
 
     #[test]
