@@ -189,7 +189,10 @@ impl Link {
         let late: Vec<Ticket> = self.waiting.iter().filter(|(_, w)| w.deadline <= now).map(|(t, _)| *t).collect();
         for waiting in late.iter().filter_map(|ticket| self.waiting.remove(ticket)) {
             let seconds = self.manners.open.as_secs();
-            refuse(waiting.reply, OpenError::Failed(format!("the machine's agent made no session in {seconds} s")));
+            let late = format!("the machine's agent made no session in {seconds} s");
+            // Another client's session takes its time to end, on a busy machine; the next try waits on for it.
+            let suspends = matches!(self.told.borrow().session, Session::Suspending | Session::Suspended);
+            refuse(waiting.reply, if suspends { OpenError::Busy(late) } else { OpenError::Failed(late) });
         }
     }
 

@@ -88,6 +88,28 @@ async fn an_agent_that_answers_pings_is_heard() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_still_being_suspended_is_asked_for_again_and_any_other_failed() {
+    let (_dir, socket, agent) = channel(Duration::from_millis(200));
+    let mut peer = Peer::control(&socket).await;
+    connected(&agent).await;
+    let _silent = tokio::spawn(async move {
+        peer.say(FromVma::State(vma_proto::Session::Suspending)).await;
+        loop {
+            if let ToVma::Open(open) = peer.hear().await
+                && open.kind == vma_proto::Kind::Nx
+            {
+                peer.say(FromVma::State(vma_proto::Session::Starting)).await;
+            }
+        }
+    });
+    agent.seen().wait_for(|seen| seen.session == vma_proto::Session::Suspending).await.expect("heard");
+    let busy = agent.open(SessionKind::Vnc, params()).await.expect_err("late");
+    assert!(matches!(busy, OpenError::Busy(_)), "{busy:?}");
+    let failed = agent.open(SessionKind::Nx, params()).await.expect_err("late");
+    assert!(matches!(failed, OpenError::Failed(_)), "{failed:?}");
+}
+
+#[tokio::test]
 async fn a_session_connection_is_handed_over_with_every_byte_behind_its_frame() {
     let (_dir, socket, agent) = channel(LONG);
     let mut peer = Peer::control(&socket).await;
