@@ -77,7 +77,7 @@ pub enum ToNode {
         /// Why, for the user.
         reason: String,
     },
-    /// End a user's logins now (deleted, another password, another code).
+    /// End a user's logins now (deleted, another password, another code, logged out everywhere).
     EndLogins(UserId),
 }
 
@@ -199,6 +199,9 @@ pub struct Desired {
 
 /// Reason of an abort that makes way for another client: pages tell it from an administrator's.
 pub const TAKEN_OVER: &str = "Another client has connected to this desktop";
+
+/// Reason of an abort by an administrator who gave none: pages have words of their own for it.
+pub const ENDED: &str = "An administrator has ended the session";
 
 /// What the router shows to clients. Its `Debug` leaves out the key.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -401,6 +404,11 @@ pub enum Call {
         /// Client's address.
         client: String,
     },
+    /// A user's word: end this user's logins at every router of the cluster.
+    EndLogins {
+        /// Whose.
+        user: UserId,
+    },
 }
 
 /// Answers. Append only.
@@ -422,6 +430,8 @@ pub enum Reply {
     Cards(Vec<VmCard>),
     /// To Login and LoginWithCode: by a code, which is good for no other login.
     LoggedInByCode(LoggedIn),
+    /// To EndLogins: all nodes that can be reached were told; the others will be.
+    LoginsEnded,
 }
 
 /// A login that succeeded.

@@ -2,13 +2,15 @@
 
 use model::{HostId, sync::ToNode};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::{mpsc, watch};
 
 /// Messages on their way to one node; a node that lets more pile up is cut off.
 pub const QUEUE: usize = 256;
+/// Most words kept for a node that is away; the oldest go first.
+const MISSED: usize = 128;
 
 /// The connected nodes.
 #[derive(Default)]
@@ -20,6 +22,8 @@ pub struct Hub {
 struct Nodes {
     last: u64,
     seats: HashMap<HostId, Connection>,
+    /// Nodes that were here and are away, and what each is to hear when it is back.
+    away: HashMap<HostId, VecDeque<ToNode>>,
 }
 
 struct Connection {
@@ -73,6 +77,23 @@ impl Hub {
         }
     }
 
+    /// Tells all nodes, those that are away for the time being when they are back. One that the process has never seen
+    /// has nothing to hear.
+    pub fn tell_all_even_late(&self, message: &ToNode) {
+        self.tell_all(message);
+        for missed in self.lock().away.values_mut() {
+            missed.push_back(message.clone());
+            if missed.len() > MISSED {
+                missed.pop_front();
+            }
+        }
+    }
+
+    /// What a node that has its seat missed while it was away.
+    pub fn missed(&self, host: HostId) -> impl Iterator<Item = ToNode> {
+        self.lock().away.remove(&host).into_iter().flatten()
+    }
+
     /// Ends a node's connection, if there is one.
     pub fn cut(&self, host: HostId, why: &'static str) {
         if let Some(node) = self.lock().seats.get(&host) {
@@ -103,6 +124,7 @@ impl Drop for Seat {
         let mut nodes = self.hub.lock();
         if nodes.seats.get(&self.host).is_some_and(|seat| seat.number == self.number) {
             nodes.seats.remove(&self.host);
+            nodes.away.entry(self.host).or_default();
         }
     }
 }
@@ -110,6 +132,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::UserId;
 
     #[test]
     fn a_newer_connection_ends_the_older_and_keeps_its_seat() {
@@ -127,6 +150,26 @@ mod tests {
         assert_eq!(inbox.try_recv().expect("arrived"), ToNode::JoinPending);
         drop(second);
         assert!(!hub.connected(HostId(1)));
+    }
+
+    #[test]
+    fn a_node_that_was_away_hears_what_it_missed_and_not_more_than_there_is_room_for() {
+        let hub = Arc::new(Hub::default());
+        let enter = || {
+            let (out, inbox) = mpsc::channel(1);
+            (hub.enter(HostId(1), out), inbox)
+        };
+        let word = |user| ToNode::EndLogins(UserId(user));
+        hub.tell_all_even_late(&word(0));
+        let (seat, mut inbox) = enter();
+        assert_eq!(hub.missed(HostId(1)).count(), 0, "nobody knew of it");
+        hub.tell_all_even_late(&word(1));
+        assert_eq!(inbox.try_recv().expect("arrived"), word(1));
+        drop(seat);
+        (0..MISSED as u32 + 5).for_each(|user| hub.tell_all_even_late(&word(user)));
+        let (_seat, _inbox) = enter();
+        assert!(hub.missed(HostId(1)).eq((5..MISSED as u32 + 5).map(word)));
+        assert_eq!(hub.missed(HostId(1)).count(), 0, "told once");
     }
 
     #[test]

@@ -81,7 +81,7 @@ async fn passwd(
         tx.event(&actor, "user.passwd", &format!("user {id}"), &login)?;
         Ok(id)
     });
-    store.hub.tell_all(&ToNode::EndLogins(changed.await?));
+    store.hub.tell_all_even_late(&ToNode::EndLogins(changed.await?));
     Ok(Json(Done { matched: 1, done: 1, failed: Vec::new() }))
 }
 
@@ -101,7 +101,7 @@ async fn new_totp(
         Ok(account)
     });
     let account = set.await?;
-    store.hub.tell_all(&ToNode::EndLogins(account.id));
+    store.hub.tell_all_even_late(&ToNode::EndLogins(account.id));
     Ok(Json(Totp { uri: Secret(totp::uri(&account.login, &key[..])) }))
 }
 
@@ -136,7 +136,7 @@ async fn del(State(store): Shared, Extension(actor): Extension<Actor>, params: P
     };
     let done = command.run(&store, work).await?;
     for user in gone.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        store.hub.tell_all(&ToNode::EndLogins(user));
+        store.hub.tell_all_even_late(&ToNode::EndLogins(user));
     }
     Ok(Json(done))
 }

@@ -182,7 +182,7 @@ async fn disconnect_user(
         Ok(if found.note(&life) { One::Done } else { One::Nothing })
     })
     .await?;
-    cut.carry_out(&store, "An administrator has ended the session");
+    cut.carry_out(&store, model::sync::ENDED);
     Ok(done)
 }
 

@@ -37,6 +37,12 @@ pub(super) async fn answer(store: &Store, router: HostId, call: Call) -> Reply {
         Call::Acquire { user, vm, session, client } => acquire(store, Wish { user, vm, session, client, router }).await,
         Call::AwaitVm { user, vm, seen } => await_vm(store, user, vm, seen).await,
         Call::StopVm { user, vm } => stop_vm(store, user, vm).await,
+        Call::EndLogins { user } => {
+            info!(%user, "A user logs out everywhere");
+            // The asker as well: it has its answer behind this word.
+            store.hub.tell_all_even_late(&ToNode::EndLogins(user));
+            Ok(Ok(Reply::LoginsEnded))
+        }
     };
     match reply {
         Ok(Ok(reply)) => reply,

@@ -112,6 +112,7 @@ async fn talk(store: Arc<Store>, wire: Wire, node: &Node, mut stop: watch::Recei
         clock_ms: store.db.clock().now_ms(),
         grant_key: store.pki.grant_key(),
     }));
+    store.hub.missed(node.id).for_each(|word| session.tell(word));
     changes.mark_changed();
     let why = loop {
         let patience = silence(&store).await;

@@ -309,6 +309,27 @@ async fn nodes_are_told_of_a_user_who_may_not_go_on() {
     assert_eq!(link.call(Call::Cards { user: UserId(2) }).await, Reply::Refused(Refusal::BadLogin));
 }
 
+#[tokio::test]
+async fn a_user_who_logs_out_everywhere_does_so_at_every_node_also_at_one_that_is_away() {
+    let world = World::start().await;
+    let admin = desktop(&world).await;
+    let first = joined(&world, "node1").await;
+    let second = joined_too(&world, &admin, "node2").await;
+    let ((mut one, ..), (mut two, ..)) = (first.run(&world).await, second.run(&world).await);
+    let asked = std::time::Instant::now();
+    assert_eq!(one.call(Call::EndLogins { user: UserId(1) }).await, Reply::LoginsEnded);
+    assert_eq!((one.end_logins().await, two.end_logins().await), (UserId(1), UserId(1)));
+    assert!(asked.elapsed() < std::time::Duration::from_secs(1), "{:?}", asked.elapsed());
+    drop(two);
+    while world.store().hub.connected(model::HostId(2)) {
+        one.beat(HostState::Running).await;
+    }
+    assert_eq!(one.call(Call::EndLogins { user: UserId(1) }).await, Reply::LoginsEnded);
+    let mut two = second.link(&world).await;
+    two.say(ToStore::Hello(second.hello())).await;
+    assert_eq!(two.end_logins().await, UserId(1));
+}
+
 /// A further node, joined with a token of its own.
 async fn joined_too(world: &World, admin: &Admin, name: &str) -> Machine {
     let token: Token =

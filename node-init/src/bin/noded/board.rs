@@ -7,7 +7,10 @@ use model::{
     sync::{Desired, SessionReport},
     update::Versions,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::sync::{broadcast, watch};
 
 /// Sessions of this node's router, by their ids.
@@ -34,6 +37,9 @@ impl Sessions {
         }
     }
 }
+
+/// Most users whose logins are to end at a router that is away.
+const UNHEARD: usize = 1024;
 
 /// What must end at the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +80,8 @@ pub struct Board {
     pub versions: watch::Sender<Option<Versions>>,
     /// Sessions and logins to cut; sent by the cluster task.
     pub aborts: broadcast::Sender<Abort>,
+    /// Users whose logins were to end while no router was here to hear it; taken by the next.
+    pub unheard: Mutex<Vec<UserId>>,
 }
 
 impl Default for Board {
@@ -89,11 +97,27 @@ impl Default for Board {
             versions: watch::Sender::default(),
             stopping: watch::Sender::default(),
             aborts: broadcast::Sender::new(64),
+            unheard: Mutex::default(),
         }
     }
 }
 
 impl Board {
+    /// Ends a user's logins at the router; at the next one, which may have them, when this daemon has begun before its
+    /// router has found it.
+    pub fn end_logins(&self, user: UserId) {
+        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.aborts.send(Abort::Logins(user)).is_err() && unheard.len() < UNHEARD {
+            unheard.push(user);
+        }
+    }
+
+    /// What must end at the router from now on, and whose logins must at once.
+    pub fn hear_aborts(&self) -> (broadcast::Receiver<Abort>, Vec<UserId>) {
+        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.aborts.subscribe(), std::mem::take(&mut unheard))
+    }
+
     /// The configuration wanted, or the defaults.
     pub fn config(&self) -> Config {
         self.desired.borrow().as_ref().map(|d| d.config.clone()).unwrap_or_default()

@@ -90,10 +90,13 @@ impl Control {
         let mut wire = Wire::with_limit(stream, FRAME);
         let mut config = ConfigWatch::new(self);
         let mut guests = self.guests.clone();
-        let mut aborts = self.board.aborts.subscribe();
+        let (mut aborts, unheard) = self.board.hear_aborts();
         let (replies, mut replied) = mpsc::channel(CALLS);
         let free = Arc::new(Semaphore::new(CALLS));
         let (mut last_config, mut last_guests) = (None, None);
+        for user in unheard {
+            wire.send(&ToRouter::EndLogins(user)).await?;
+        }
         loop {
             let now = config.now(self);
             if last_config.as_ref() != Some(&now) {

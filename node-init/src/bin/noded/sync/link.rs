@@ -190,7 +190,7 @@ impl Link<'_> {
                     self.send(&ToStore::Session(SessionReport::over(vm, session))).await?;
                 }
             }
-            ToNode::EndLogins(user) => drop(self.board.aborts.send(Abort::Logins(user))),
+            ToNode::EndLogins(user) => self.board.end_logins(user),
             ToNode::Welcome(_) | ToNode::Refused(_) | ToNode::JoinPending | ToNode::Joined(_) => {
                 tracing::warn!("The store said something out of turn; ignored");
             }

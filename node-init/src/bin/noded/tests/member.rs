@@ -9,7 +9,7 @@ use model::{
 };
 
 /// Joins a fresh node.
-async fn joined(store: &FakeStore, node: &Node) {
+pub(super) async fn joined(store: &FakeStore, node: &Node) {
     let mut peer = soon(store.accept()).await;
     assert!(!peer.has_certificate);
     let ToStore::Join(request) = soon(peer.recv()).await else { panic!("Join comes first") };

@@ -1,13 +1,13 @@
 //! The router's sockets.
 
-use super::{Node, desired, see, soon, store::FakeStore};
+use super::{Node, desired, member::joined, see, soon, store::FakeStore};
 use crate::{board::Abort, router::control::Control, wire::Wire};
 use model::{
     UserId, VmId,
     local::{ToNoded, ToRouter},
     paths,
     state::UserState,
-    sync::{Call, Counters, Refusal, Reply, SessionReport},
+    sync::{Call, Counters, Refusal, Reply, SessionReport, ToNode, ToStore},
 };
 use std::sync::Arc;
 use tokio::net::UnixStream;
@@ -41,9 +41,45 @@ async fn a_router_is_told_its_configuration_now_and_at_each_change() {
     node.board.aborts.send(abort).expect("the router listens");
     let aborted: ToRouter = soon(wire.recv()).await.expect("a frame");
     assert_eq!(aborted, ToRouter::Abort { vm: VmId(3), session: Some(7), reason: "taken over".into() });
-    node.board.aborts.send(Abort::Logins(UserId(7))).expect("the router listens");
+    node.board.end_logins(UserId(7));
     let ended: ToRouter = soon(wire.recv()).await.expect("a frame");
     assert_eq!(ended, ToRouter::EndLogins(UserId(7)));
+}
+
+#[tokio::test]
+async fn logins_that_were_to_end_while_no_router_was_here_end_at_the_next() {
+    let node = Node::boot(FakeStore::start().await.seed(None));
+    node.board.end_logins(UserId(7));
+    let mut wire = router(&node).await;
+    assert_eq!(soon(wire.recv::<ToRouter>()).await.expect("a frame"), ToRouter::EndLogins(UserId(7)));
+    let mut next = router(&node).await;
+    assert!(matches!(soon(next.recv()).await.expect("a frame"), ToRouter::Config(_)), "told once");
+}
+
+#[tokio::test]
+async fn a_user_who_logs_out_everywhere_does_so_at_every_node() {
+    let store = FakeStore::start().await;
+    let node = Node::boot(store.seed(Some("t0ken")));
+    joined(&store, &node).await;
+    let (mut peer, _) = soon(store.let_in()).await;
+    see(&node.board.online, |online| *online).await;
+    let mut wire = router(&node).await;
+    let call = Call::EndLogins { user: UserId(7) };
+    wire.send(&ToNoded::Call(42, call.clone())).await.expect("sends");
+    let asked = |word| if let ToStore::Call(number, asked) = word { Some((number, asked)) } else { None };
+    let (number, asked) = soon(peer.until(asked)).await;
+    assert_eq!(asked, call);
+    peer.send(&ToNode::EndLogins(UserId(7))).await;
+    peer.send(&ToNode::Reply(number, Reply::LoginsEnded)).await;
+    let (mut ended, mut replied) = (false, false);
+    while !(ended && replied) {
+        match soon(wire.recv()).await.expect("a frame") {
+            ToRouter::EndLogins(UserId(7)) => ended = true,
+            ToRouter::Reply(42, Reply::LoginsEnded) => replied = true,
+            ToRouter::Config(_) | ToRouter::Guests(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
