@@ -205,15 +205,17 @@ $("login-form").addEventListener("submit", async (event) => {
 
 async function logout(everywhere) {
   $("account").open = false;
+  let done = {};
   try {
-    await post("/web/logout", { everywhere });
+    done = await post("/web/logout", { everywhere });
   } catch (fault) {
     if (fault.code !== "R103") return notice(fault);
   }
   seen = new Map();
   $("cards").replaceChildren();
   showLogin();
-  say(t("loggedOut"));
+  if (done.onlyHere) say(t("loggedOutHere"), 12);
+  else say(t("loggedOut"));
 }
 
 $("logout").onclick = () => logout(false);

@@ -9,7 +9,10 @@ const QUALITY = { auto: [6, 2], sharp: [9, 1], light: [2, 7] };
 /** Seconds before each try to reach the node again; the last one repeats. */
 const PAUSES = [0, 1, 2, 4, 8, 15];
 
-let RFB, viewerLog, rfb, channel, began, tries = 0, retry, closing = false, session, clipboardText = "";
+/** How often a desktop that ends before it has shown anything is opened again by itself. */
+const BLANK_TRIES = 5;
+
+let RFB, viewerLog, rfb, channel, began, tries = 0, retry, closing = false, session, drawn = false, clipboardText = "";
 
 const settings = {
   get: (name, otherwise) => localStorage.getItem(`roost.${name}`) ?? otherwise,
@@ -111,8 +114,23 @@ function opened(resumed) {
   });
 }
 
-function shown(resumed) {
+/** Whether there is anything to be seen: more than one colour, looked at from afar. */
+function hasPicture() {
+  const canvas = $("screen").querySelector("canvas:not(.still)");
+  if (!canvas?.width) return false;
+  const small = make("canvas", { width: 64, height: 36 }).getContext("2d");
+  small.drawImage(canvas, 0, 0, 64, 36);
+  const pixels = new Uint32Array(small.getImageData(0, 0, 64, 36).data.buffer);
+  return pixels.some((pixel) => pixel !== pixels[0]);
+}
+
+function look() {
+  if (drawn || !rfb || !(drawn = hasPicture())) return;
   tries = 0;
+}
+
+function shown(resumed) {
+  drawn = false;
   began ??= Date.now();
   $("cover").hidden = true;
   $("banner").hidden = true;
@@ -124,6 +142,7 @@ function shown(resumed) {
 }
 
 function ended(code, fault) {
+  const hadPicture = hasPicture();
   delete document.body.dataset.open;
   // A picture may still be decoded; that the rest of its data comes to nobody is no error.
   viewerLog.initLogging("none");
@@ -134,6 +153,8 @@ function ended(code, fault) {
     began = undefined;
     return failed(new Fault(fault));
   }
+  // The session ended before it came to anything: most likely the next one does.
+  if (code === 1000 && !drawn && !hadPicture && tries < BLANK_TRIES) return lost();
   if (code === 1000) {
     began = undefined;
     return cover({ title: t("ended"), go: t("again") });
@@ -252,6 +273,7 @@ addEventListener(
   true,
 );
 
+setInterval(look, 500);
 setInterval(() => {
   if (began !== undefined) $("clock").textContent = clock((Date.now() - began) / 1000);
 }, 1000);

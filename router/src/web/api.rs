@@ -13,7 +13,7 @@ use crate::{
     serve,
 };
 use model::{
-    VmId,
+    UserId, VmId,
     local::RouterConfig,
     state::{HostState, UserState, VmState},
     sync::{Block, Call, LoggedIn, Refusal, Reply, Secret, VmCard},
@@ -155,14 +155,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Visit<'_, S> {
     pub async fn logout(&mut self) -> Result<Page, Fault> {
         let visitor = visit::changer(self.router, self.request)?;
         let form: LogoutForm = self.json().await?;
-        if form.everywhere {
-            let ended = self.router.web.end_logins(visitor.who.user);
-            tracing::info!(user = %visitor.who.user, ended, "A user logged out everywhere");
+        let page = if form.everywhere {
+            self.logout_everywhere(visitor.who.user).await
         } else {
             self.router.web.logins().end(&visitor.id);
-        }
+            done()
+        };
         let gone = format!("{}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict", visit::LOGIN);
-        Ok(done().header("Set-Cookie", &gone))
+        Ok(page.header("Set-Cookie", &gone))
+    }
+
+    /// Here at once, and at the other nodes by the store's word. Without the store it is only here, which is told.
+    async fn logout_everywhere(&self, user: UserId) -> Page {
+        let ended = self.router.web.end_logins(user);
+        let reply = self.router.noded.call(Call::EndLogins { user }, STORE_LIMIT).await;
+        tracing::info!(%user, ended, ?reply, "A user logged out everywhere");
+        match reply {
+            Reply::LoginsEnded => done(),
+            _ => Page::json(Status::Ok, &json!({ "onlyHere": true })),
+        }
     }
 
     /// The user's desktops.

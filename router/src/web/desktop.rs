@@ -20,10 +20,11 @@ use crate::{
     query::Query,
     router::Router,
     seek::{Client, NoSession, Seeking, Session, Wanted},
+    serve,
     session::{Guest, Place},
     ws::{self, End, Socket},
 };
-use model::{UserId, VmId, grant::SignedGrant, key, local::SessionKind};
+use model::{UserId, VmId, grant::SignedGrant, key, local::SessionKind, sync::Block};
 use serde_json::json;
 use std::{
     collections::HashMap,
@@ -230,9 +231,25 @@ where
     match sought {
         Ok(Ok(session)) => session_of(router, guard, socket, session, &visitor, wanted.vm).await,
         Ok(Err(NoSession::Left)) => {}
-        Ok(Err(NoSession::Denied(denied))) => tell(socket, denied.into()).await,
+        Ok(Err(NoSession::Denied(denied))) => {
+            let fault = explained(router, &visitor, wanted.vm, denied.into()).await;
+            tell(socket, fault).await;
+        }
         Err(fault) => tell(socket, fault).await,
     }
+}
+
+/// The store's refusal does not say why a desktop is blocked; its card does.
+async fn explained(router: &Router, visitor: &Visitor, vm: VmId, fault: Fault) -> Fault {
+    if fault != Fault::Blocked(None) {
+        return fault;
+    }
+    let cards = serve::cards(router, &visitor.who).await.unwrap_or_default();
+    let card = cards.into_iter().find(|card| card.entry.vm == vm);
+    Fault::Blocked(card.and_then(|card| match card.block? {
+        Block::Order(note) => note,
+        Block::FailedStart => card.failed,
+    }))
 }
 
 /// There is no session: says why.
@@ -354,7 +371,7 @@ mod tests {
         let taken = Ended::Aborted(model::sync::TAKEN_OVER.to_owned());
         assert_eq!(words(taken).0, 4001);
         let (code, fault) = words(Ended::Aborted("maintenance at noon".to_owned()));
-        assert_eq!((code, fault), (4002, Some(Fault::Cut("maintenance at noon".to_owned()))));
+        assert_eq!((code, fault), (4002, Some(Fault::Cut(Some("maintenance at noon".to_owned())))));
         assert_eq!(words(Ended::Aborted(drain::REASON.to_owned())).0, 1001);
         assert_eq!(words(Ended::LoginOver).0, 4003);
     }

@@ -2,7 +2,7 @@
 //! and which an administrator finds in the manual, and what was recorded.
 
 use crate::{answer::Status, seek::Denied};
-use model::sync::{Refusal, TAKEN_OVER};
+use model::sync::{ENDED, Refusal, TAKEN_OVER};
 use serde_json::{Value, json};
 
 /// A failure, as a page hears of it.
@@ -28,8 +28,8 @@ pub enum Fault {
     NoDesktop,
     /// Another user's desktop.
     NotYours,
-    /// The desktop is in maintenance.
-    Blocked,
+    /// The desktop is in maintenance, and what its administrator says of it.
+    Blocked(Option<String>),
     /// No node has room.
     NoRoom,
     /// Another client does not let go.
@@ -42,8 +42,8 @@ pub enum Fault {
     Late,
     /// It runs, but gives no session: what was recorded.
     NotOpened(String),
-    /// An administrator ended it, and why.
-    Cut(String),
+    /// An administrator ended it, and why, where a reason was given.
+    Cut(Option<String>),
     /// Another client took it.
     TakenOver,
     /// The node is in no cluster yet.
@@ -107,7 +107,7 @@ impl Fault {
             Self::BadCode => ("R108", Status::Unauthorized),
             Self::NoDesktop => ("R201", Status::NotFound),
             Self::NotYours => ("R202", Status::Forbidden),
-            Self::Blocked => ("R203", Status::Forbidden),
+            Self::Blocked(_) => ("R203", Status::Forbidden),
             Self::NoRoom => ("R204", Status::Unavailable),
             Self::Held => ("R205", Status::Unavailable),
             Self::State(_) => ("R206", Status::Conflict),
@@ -136,7 +136,8 @@ impl Fault {
     /// What was recorded, beside the words for the code.
     fn detail(&self) -> Option<String> {
         match self {
-            Self::State(d) | Self::NotRunning(d) | Self::NotOpened(d) | Self::Cut(d) => Some(d.clone()),
+            Self::State(d) | Self::NotRunning(d) | Self::NotOpened(d) => Some(d.clone()),
+            Self::Blocked(d) | Self::Cut(d) => d.clone(),
             Self::NodeState(d) | Self::Ours(d) | Self::FileFailed(d) => Some(d.clone()),
             Self::Slow(seconds) => Some(format!("{seconds} s")),
             Self::TooLarge(mib) => Some(format!("{mib} MiB")),
@@ -154,7 +155,12 @@ impl Fault {
 
     /// The end of a session for a reason that the table gives.
     pub fn of_abort(reason: String) -> Self {
-        if reason == TAKEN_OVER { Self::TakenOver } else { Self::Cut(reason) }
+        match reason.as_str() {
+            TAKEN_OVER => Self::TakenOver,
+            // The page's own words say so; the same once more would be no reason.
+            ENDED => Self::Cut(None),
+            _ => Self::Cut(Some(reason)),
+        }
     }
 }
 
@@ -166,7 +172,7 @@ impl From<Refusal> for Fault {
             Refusal::CodeNeeded => Self::CodeNeeded,
             Refusal::BadCode => Self::BadCode,
             Refusal::NoVm => Self::NoDesktop,
-            Refusal::Blocked => Self::Blocked,
+            Refusal::Blocked => Self::Blocked(None),
             Refusal::NotYours => Self::NotYours,
             Refusal::NoHost => Self::NoRoom,
             Refusal::Held => Self::Held,
@@ -211,5 +217,6 @@ mod tests {
     fn a_takeover_is_told_from_an_order_of_an_administrator() {
         assert_eq!(Fault::of_abort(TAKEN_OVER.to_owned()), Fault::TakenOver);
         assert_eq!(Fault::of_abort("maintenance".to_owned()).json()["detail"], "maintenance");
+        assert!(Fault::of_abort(ENDED.to_owned()).json().get("detail").is_none(), "said once");
     }
 }

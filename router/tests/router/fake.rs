@@ -70,6 +70,8 @@ pub struct State {
     pub slow_takeover: bool,
     /// The session that waits for its takeover.
     pub acquiring: Option<u64>,
+    /// Users whose logins the store was to end everywhere.
+    pub ended: Vec<UserId>,
 }
 
 /// A running model.
@@ -312,6 +314,11 @@ impl State {
                 self.vms.entry(vm).and_modify(|v| v.want = Want::Stop);
                 Ok(Reply::Stopping)
             }
+            Call::EndLogins { user } if self.config.store_online => {
+                self.ended.push(user);
+                Ok(Reply::LoginsEnded)
+            }
+            Call::EndLogins { .. } => Err(Refusal::StoreAway),
             other => Err(Refusal::Other(format!("{other:?}"))),
         }
     }

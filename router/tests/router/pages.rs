@@ -236,6 +236,7 @@ fn a_press_on_a_card_that_changes_under_the_finger_is_not_lost() {
 #[test]
 fn the_only_desktop_is_opened_at_once_and_a_stopped_one_starts_with_its_steps_told() {
     let scene = Scene::new();
+    scene.world.fake.state().vms.get_mut(&VmId(vm::BLOCKED)).expect("there").note = Some("back at noon");
     let page = scene.browser.page(1280, 800);
     page.go(&scene.address("/"));
     page.log_in("bob", "hunter2");
@@ -254,6 +255,7 @@ fn the_only_desktop_is_opened_at_once_and_a_stopped_one_starts_with_its_steps_to
     other.shot("failed");
     other.go(&scene.address("/web/desktop?id=3"));
     other.until("document.querySelector('#cover-code').textContent.includes('R203')");
+    other.until("document.querySelector('#cover-text').textContent === 'back at noon'");
     other.shot("blocked");
     no_complaints(&page);
     no_complaints(&other);
@@ -274,6 +276,17 @@ fn a_second_browser_takes_the_desktop_and_the_first_is_told_and_may_take_it_back
 }
 
 #[test]
+fn a_desktop_that_ends_before_its_first_picture_is_opened_again() {
+    let scene = Scene::new();
+    scene.desk.blank.store(true, std::sync::atomic::Ordering::Relaxed);
+    let page = open(&scene, 1280, 800);
+    scene.world.fake.wait("opened again", |state| (state.opened.len() == 2).then_some(()));
+    page.until("document.querySelector('#banner').hidden && document.querySelector('#cover').hidden");
+    types(&scene, &page, "here after all\n");
+    no_complaints(&page);
+}
+
+#[test]
 fn an_administrator_ends_a_session_within_a_second_with_the_reason() {
     let scene = Scene::new();
     let page = open(&scene, 1280, 800);
@@ -284,6 +297,17 @@ fn an_administrator_ends_a_session_within_a_second_with_the_reason() {
     assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
     page.shot("cut");
     no_complaints(&page);
+}
+
+#[test]
+fn an_administrator_who_gives_no_reason_is_told_of_once() {
+    let scene = Scene::new();
+    let page = open(&scene, 1280, 800);
+    let reason = model::sync::ENDED.to_owned();
+    scene.world.fake.say(ToRouter::Abort { vm: VmId(vm::RUNNING), session: None, reason });
+    page.until("document.querySelector('#cover-code').textContent.includes('R210')");
+    assert_eq!(page.eval("document.body.innerText.match(/administrator/g).length"), 1);
+    assert_eq!(page.eval("document.querySelector('#cover-text').hidden"), true);
 }
 
 #[test]

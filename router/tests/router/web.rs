@@ -210,6 +210,12 @@ fn logging_out_everywhere_ends_every_login_of_the_user_and_no_other() {
     for ann in &all {
         assert_eq!(ann.get(&world, "/web/session").status, 401);
     }
+    assert_eq!(world.fake.state().ended, [UserId(1)], "the store tells the other nodes");
+    world.fake.configure(|c| c.store_online = false);
+    let ann = log_in(&world, "ann", "secret");
+    let told = world.client().ask(post(&world, "/web/logout", &ann.headers(), "{\"everywhere\":true}"));
+    assert!(told.status == 200 && told.body.contains("onlyHere"), "{told:?}");
+    assert_eq!(ann.get(&world, "/web/session").status, 401);
     assert_eq!(bob.get(&world, "/web/session").status, 200);
 }
 

@@ -267,6 +267,7 @@ fn state(ca: &Ca, setup: &Setup) -> State {
         sessions: HashMap::new(),
         slow_takeover: false,
         acquiring: None,
+        ended: Vec::new(),
     }
 }
 
