@@ -1,7 +1,7 @@
 //! A desktop in a real browser, on a real node: the same session as an NX client's.
 
 use anyhow::{Context, Result, ensure};
-use builder::lab::{Browser, Cluster, Desk, Keyboard, Page, Shell, USER, VM};
+use builder::lab::{Browser, Cluster, Desk, Keyboard, LabError, Page, Shell, USER, VM};
 use qemu_tests::{images, wait_until};
 use serde_json::json;
 use std::{
@@ -25,9 +25,11 @@ fn two_browsers_take_the_desktop_from_each_other_at_once() -> Result<()> {
     let first = story.log_in(&browser)?;
     let second = story.is_taken_over(&browser, &first)?;
     let (mut has, mut lost) = (&second, &first);
-    for round in 0..10 {
+    for round in 0..story_rounds() {
         lost.click("#cover-go")?;
-        lost.wait_for_desktop(LIMIT).with_context(|| format!("round {round}"))?;
+        let began = Instant::now();
+        story.explained(lost.wait_for_desktop(LIMIT)).with_context(|| format!("round {round}"))?;
+        println!("Round {round}: shown after {} ms.", began.elapsed().as_millis());
         has.until("document.querySelector('#cover-code').textContent.includes('R211')")?;
         (has, lost) = (lost, has);
     }
@@ -76,6 +78,10 @@ fn a_user_works_in_a_browser_and_the_session_goes_to_an_nx_client_and_back() -> 
     Ok(())
 }
 
+fn story_rounds() -> u32 {
+    std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10)
+}
+
 /// A cluster whose desktop is stopped.
 struct Story {
     cluster: Cluster,
@@ -96,6 +102,18 @@ impl Story {
 
     fn address(&self) -> String {
         format!("https://127.0.0.1:{}/", self.cluster.node.router_port())
+    }
+
+    /// What the session's programs said, with the error.
+    fn explained<T>(&self, done: Result<T, LabError>) -> Result<T> {
+        done.map_err(|error| {
+            let logs = ["/run/vma/nxagent.log", "/run/user/1000/bridge.log"].map(|path| ("nxagent", path));
+            for (name, path) in [("noded", "/run/roost/guests/1/console.log")].into_iter().chain(logs) {
+                let text = self.cluster.node.chaos().and_then(|mut chaos| chaos.file(name, path));
+                eprintln!("--- {path}\n{}", text.unwrap_or_else(|e| e.to_string()));
+            }
+            error.into()
+        })
     }
 
     /// Waits until the store says this of the user at the desktop.
@@ -157,7 +175,8 @@ impl Story {
         self.is("connected")
     }
 
-    /// An administrator ends the session, blocks the desktop, and at last sets another password.
+    /// An administrator ends the session, blocks the desktop with a note, and at last sets another password and gives
+    /// the user one-time codes.
     fn is_revoked(&self, page: &Page<'_>) -> Result<()> {
         let filter = format!("name={VM}");
         self.cluster.store.qa(&["vm", "disconnect_user", "-f", &filter])?;
@@ -166,16 +185,34 @@ impl Story {
         println!("The page said R210 {} ms after 'qa vm disconnect_user' returned.", asked.elapsed().as_millis());
         page.picture(&self.shot("revoked"))?;
         self.is("disconnected")?;
-        self.cluster.store.qa(&["vm", "block", "-f", &filter])?;
+        ensure!(
+            page.eval("document.querySelector('#cover-text').hidden")? == true,
+            "no reason was given, but one is told"
+        );
+        self.cluster.store.qa(&["vm", "block", "-f", &filter, "note=back at noon"])?;
         page.click("#cover-go")?;
         page.until("document.querySelector('#cover-code').textContent.includes('R203')")?;
+        page.until("document.querySelector('#cover-text').textContent === 'back at noon'")?;
         page.picture(&self.shot("blocked"))?;
+        page.go(&self.address())?;
+        page.until("document.querySelector('.card .why')?.innerText.includes('back at noon')")?;
+        page.picture(&self.shot("blocked-card"))?;
         self.cluster.store.qa(&["vm", "unblock", "-f", &filter])?;
-        page.click("#cover-go")?;
+        page.until("document.querySelector('.card .primary')?.disabled === false")?;
+        page.click(".card .primary")?;
         page.wait_for_desktop(LIMIT)?;
-        // A new password ends what was begun with the old one.
-        self.cluster.store.qa_with_input(&["user", "passwd", &format!("user={USER}")], "another-word")?;
+        self.gets_codes(page)
+    }
+
+    /// A new password ends what was begun with the old one, and so does a new secret; with both the user comes in.
+    fn gets_codes(&self, page: &Page<'_>) -> Result<()> {
+        let user = format!("user={USER}");
+        self.cluster.store.qa_with_input(&["user", "passwd", &user], "another-word")?;
+        let uri = self.cluster.store.qa(&["user", "totp", &user])?;
         page.log_in(USER, "another-word")?;
+        page.until("document.querySelector('#login-fault').textContent.includes('R107')")?;
+        page.until("document.activeElement.id === 'code'")?;
+        page.type_text(&format!("{}\n", code_now(&uri)?))?;
         page.wait_for_desktop(LIMIT)?;
         Ok(())
     }
@@ -251,6 +288,23 @@ fn brings_and_takes_a_file(page: &Page<'_>, shell: &Shell<'_>) -> Result<()> {
 fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What an authenticator shows now (RFC 6238), made from what it was given and not by the store's own code.
+fn code_now(uri: &str) -> Result<String> {
+    let secret = uri.split("secret=").nth(1).and_then(|rest| rest.split('&').next()).context("no secret")?;
+    let bits: String =
+        secret.bytes().map(|b| format!("{:05b}", if b < b'A' { b - b'2' + 26 } else { b - b'A' })).collect();
+    let key = bits
+        .as_bytes()
+        .chunks_exact(8)
+        .map(|byte| u8::from_str_radix(std::str::from_utf8(byte)?, 2).map_err(Into::into));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &key.collect::<Result<Vec<u8>>>()?);
+    let step = std::time::UNIX_EPOCH.elapsed()?.as_secs() / 30;
+    let tag = ring::hmac::sign(&key, &step.to_be_bytes());
+    let at = usize::from(tag.as_ref()[19] & 15);
+    let number = u32::from_be_bytes(tag.as_ref()[at..at + 4].try_into()?) & 0x7fff_ffff;
+    Ok(format!("{:06}", number % 1_000_000))
 }
 
 /// PIDs of the bridge's programs in the guest.
