@@ -27,7 +27,7 @@ const TERMINAL: &str = "tee typed";
 /// What is known of an upload.
 enum Upload {
     Part(Vec<u8>),
-    Done(FromFiles),
+    Done(Box<FromFiles>),
 }
 
 /// The desktop.
@@ -226,7 +226,7 @@ impl Model {
             }
             ToFiles::Have { id } => {
                 let have = match self.uploads.lock().expect("lock").get(&id) {
-                    Some(Upload::Done(done)) => done.clone(),
+                    Some(Upload::Done(done)) => FromFiles::clone(done),
                     Some(Upload::Part(kept)) => ready(kept.len() as u64),
                     None => ready(0),
                 };
@@ -252,7 +252,7 @@ impl Model {
                 }
                 std::fs::write(self.home.join(folder.as_str()).join(name.as_str()), &kept)?;
                 let done = FromFiles::Done { name, size: total };
-                self.uploads.lock().expect("lock").insert(id, Upload::Done(done.clone()));
+                self.uploads.lock().expect("lock").insert(id, Upload::Done(Box::new(done.clone())));
                 if self.deaf.swap(false, Ordering::Relaxed) { Ok(()) } else { say(&mut guest, &done) }
             }
         }
