@@ -52,11 +52,6 @@ pub fn port(display: u16) -> u16 {
     4000 + display
 }
 
-/// The display whose port this is.
-pub fn display(port: u16) -> u16 {
-    port.saturating_sub(self::port(0))
-}
-
 /// Whether the administrator lets sound, which goes to the client through a channel of the session.
 pub fn audio(params: &Params) -> bool {
     matches!(params.get("vma.audio.enable"), Some("1" | "true" | "yes"))

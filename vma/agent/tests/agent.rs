@@ -209,6 +209,19 @@ fn a_window_that_is_never_shown_goes_where_its_program_puts_it() {
 }
 
 #[test]
+fn a_display_on_which_nothing_is_drawn_is_made_to_be_drawn() {
+    if lacks_programs() {
+        return;
+    }
+    let (_dir, agent, mut node) = stage("/usr/bin/nxagent");
+    // Nothing draws on the desktop of these tests.
+    let _browser = Browser::new(node.browse([1; 16], "1000x600", false));
+    node.until(&FromVma::State(Session::Connected));
+    agent.wait_for_desktop_size(1000, 598);
+    agent.wait_for_desktop_size(1000, 600);
+}
+
+#[test]
 fn a_browser_that_is_gone_before_its_bridge_stands_leaves_a_session_that_serves_the_next() {
     if lacks_programs() {
         return;

@@ -2,7 +2,7 @@
 //! runs as the user and lasts as long as the connection and nxagent both do.
 
 use super::{COOKIE, cookie, wm, x11::Display};
-use crate::{options, proc};
+use crate::proc;
 use anyhow::{Context, ensure};
 use std::{
     ffi::OsString,
@@ -28,10 +28,9 @@ pub fn main(args: &[OsString]) -> anyhow::Result<ExitCode> {
     let mut server = Guard(plan.xvnc().spawn().with_context(|| format!("Cannot run {}", plan.xvnc.display()))?);
     wait_ready(&mut server.0).context("The X server does not start")?;
     let mut display =
-        Display::open(plan.display, COOKIE, &cookie(&plan.xauthority)?, None).context("Cannot use the display")?;
+        Display::open(plan.display, COOKIE, &cookie(&plan.xauthority)?).context("Cannot use the display")?;
     display.manage().context("Cannot manage the display")?;
-    let session = options::display(plan.port);
-    watch(end.clone(), "display", move || wm::serve(&mut display, session).to_string());
+    watch(end.clone(), "display", move || wm::serve(&mut display).to_string());
     let client = plan.nxproxy().spawn().with_context(|| format!("Cannot run {}", plan.nxproxy.display()))?;
     let client = Guard(client);
     let proxy = nix::unistd::Pid::from_raw(client.0.id() as i32);

@@ -6,13 +6,8 @@
 //! nxagent keeps an account of what is to be drawn, and a desktop stays blank, in whole or in part, where that goes
 //! wrong. For each region that it has its programs draw, it notes which window that was, and asks for another place of
 //! a window of its own that is never shown. Until it hears of that place, which tells it how far the display is, it
-//! holds back what the display says of the window in its note.
-//!
-//! - So a window that is not shown goes where it wants to: one that is put to the same place each time does not move,
-//!   and nobody hears of it ([`Act::Grant`]).
-//! - A session that is suspended in between keeps its notes, which nobody answers any more. nxagent drops them not when
-//!   it resumes but at the first region after that. So its window is not mapped, and nothing is there to be drawn,
-//!   before it has had such a region ([`Act::Settle`]).
+//! holds back what the display says of the window in its note. So a window that is not shown goes where it wants to: one that is put to the same place each time does not move, and
+//! nobody hears of it ([`Act::Grant`]).
 
 use super::x11::{Change, Display, Event, Size, Window};
 use std::{
@@ -22,16 +17,18 @@ use std::{
 
 /// A session that shows nothing by then does not come any more.
 const FIRST_WINDOW: Duration = Duration::from_secs(45);
-/// How long nxagent may take to go on with its programs; it does so once it has resumed.
-const SETTLES: Duration = Duration::from_secs(10);
+/// A desktop has drawn something by then.
+const LOOK: Duration = Duration::from_secs(4);
+/// How long nxagent has for a change of size.
+const RESTORE: Duration = Duration::from_millis(1500);
+/// How often a window is made to be drawn: a desktop may be all of one colour.
+const LOOKS: u8 = 3;
 
 /// What is to be done to a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Place(Window, Size),
     Grant(Window, Change),
-    /// Have nxagent drop its notes.
-    Settle,
     Map(Window),
     Focus(Window),
 }
@@ -50,13 +47,13 @@ impl Manager {
             Event::MapRequest(window) => {
                 self.shown.retain(|shown| *shown != window);
                 self.shown.push(window);
-                vec![Act::Place(window, self.size), Act::Settle, Act::Map(window), Act::Focus(window)]
+                vec![Act::Place(window, self.size), Act::Map(window), Act::Focus(window)]
             }
             Event::ConfigureRequest(window, _) if self.shown.contains(&window) => vec![Act::Place(window, self.size)],
             Event::ConfigureRequest(window, change) => vec![Act::Grant(window, change)],
             Event::Resized(window, size) if window == self.root && size != self.size => {
                 self.size = size;
-                self.shown.iter().map(|window| Act::Place(*window, size)).collect()
+                self.all(size)
             }
             Event::Gone(window) => {
                 self.shown.retain(|shown| *shown != window);
@@ -65,44 +62,87 @@ impl Manager {
             Event::Resized(..) | Event::Other => vec![],
         }
     }
+
+    fn all(&self, size: Size) -> Vec<Act> {
+        self.shown.iter().map(|window| Act::Place(*window, size)).collect()
+    }
 }
 
-/// Manages until the display is gone, or no window comes. `session` is nxagent's own display.
-pub fn serve(display: &mut Display, session: u16) -> io::Error {
+/// What is due next when nothing happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// There must be a window.
+    Window,
+    /// It must have been drawn. So often it was not.
+    Look(u8),
+    /// Its size comes back.
+    Restore(u8),
+    Nothing,
+}
+
+impl Due {
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Window => Some(FIRST_WINDOW),
+            Self::Look(_) => Some(LOOK),
+            Self::Restore(_) => Some(RESTORE),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// Manages until the display is gone, or no window comes.
+pub fn serve(display: &mut Display) -> io::Error {
     let (root, size) = display.root;
     let mut manager = Manager { root, size, shown: vec![] };
-    let mut until = Some(Instant::now() + FIRST_WINDOW);
+    let (mut due, mut since) = (Due::Window, Instant::now());
     loop {
-        match turn(display, &mut manager, session, until) {
-            Ok(true) => until = until.filter(|_| manager.shown.is_empty()),
-            Ok(false) => return io::Error::other(format!("nxagent showed no window in {FIRST_WINDOW:?}")),
+        let next = match display.next(due.limit().map(|limit| since + limit)) {
+            Ok(Some(event)) => {
+                let maps = matches!(event, Event::MapRequest(_));
+                let acts = manager.react(event);
+                perform(display, acts).map(|()| if maps { Some(Due::Look(0)) } else { None })
+            }
+            Ok(None) => overdue(display, &manager, due).map(Some),
+            Err(error) => return error,
+        };
+        match next {
+            Ok(Some(next)) => (due, since) = (next, Instant::now()),
+            Ok(None) => {}
             Err(error) => return error,
         }
     }
 }
 
-/// False when nothing came in time.
-fn turn(display: &mut Display, manager: &mut Manager, session: u16, until: Option<Instant>) -> io::Result<bool> {
-    let Some(event) = display.next(until)? else { return Ok(false) };
-    for act in manager.react(event) {
+/// A window that nothing was drawn in gets another size, and its own again: after the first change nxagent begins its
+/// account anew, and after the second every program draws.
+fn overdue(display: &mut Display, manager: &Manager, due: Due) -> io::Result<Due> {
+    let size = manager.size;
+    match due {
+        Due::Window => Err(io::Error::other(format!("nxagent showed no window in {FIRST_WINDOW:?}"))),
+        Due::Look(tries) if tries < LOOKS && display.is_bare(size)? => {
+            tracing::info!(tries, "Nothing is drawn: the session's window is resized");
+            perform(display, manager.all(Size(size.0, size.1.saturating_sub(2))))?;
+            Ok(Due::Restore(tries))
+        }
+        Due::Restore(tries) => {
+            perform(display, manager.all(size))?;
+            Ok(Due::Look(tries + 1))
+        }
+        Due::Look(_) | Due::Nothing => Ok(Due::Nothing),
+    }
+}
+
+fn perform(display: &mut Display, acts: Vec<Act>) -> io::Result<()> {
+    for act in acts {
         match act {
             Act::Place(window, size) => display.place(window, size)?,
             Act::Grant(window, change) => display.change(window, change)?,
-            Act::Settle => settle(session),
             Act::Map(window) => display.map(window)?,
             Act::Focus(window) => display.focus(window)?,
         }
     }
-    Ok(true)
-}
-
-/// Whoever waits sees no worse than without it.
-fn settle(session: u16) {
-    // Whoever reaches the socket may use the display.
-    let shown = Display::open(session, b"", b"", Some(SETTLES)).and_then(|mut display| display.show_pixel());
-    if let Err(error) = shown {
-        tracing::warn!(%error, "nxagent's display does not answer: a part of the desktop may stay blank");
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -115,10 +155,7 @@ mod tests {
     #[test]
     fn a_window_fills_the_display_and_follows_its_size() {
         let mut manager = Manager { root: 1, size: SMALL, shown: vec![] };
-        assert_eq!(
-            manager.react(Event::MapRequest(7)),
-            [Act::Place(7, SMALL), Act::Settle, Act::Map(7), Act::Focus(7)]
-        );
+        assert_eq!(manager.react(Event::MapRequest(7)), [Act::Place(7, SMALL), Act::Map(7), Act::Focus(7)]);
         let change = Change { mask: 1, values: [3, 0, 0, 0, 0] };
         assert_eq!(manager.react(Event::ConfigureRequest(7, change)), [Act::Place(7, SMALL)]);
         assert_eq!(manager.react(Event::ConfigureRequest(8, change)), [Act::Grant(8, change)], "one that is not shown");

@@ -1,11 +1,16 @@
 //! As much of the X protocol as a window manager for one window needs, over the display's own socket.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+/// Lines of the picture that are looked at.
+const LINES: u32 = 16;
+/// As many colours as a desktop has that nothing has drawn.
+const FEW_COLOURS: usize = 3;
 /// What the server may claim to be long at the connection's begin.
 const GREETING_LIMIT: usize = 64 * 1024;
 const SUBSTRUCTURE_REDIRECT: u32 = 1 << 20;
@@ -51,17 +56,16 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Display {
     stream: UnixStream,
-    /// The first of the numbers for windows of ours.
-    own: Window,
+    /// Events that came while an answer was waited for.
+    pending: VecDeque<[u8; 32]>,
     /// The root window, and its size at the connection's begin.
     pub root: (Window, Size),
 }
 
 impl Display {
-    /// Connects with a cookie. A server that says nothing for `patience` is an error, now and later.
-    pub fn open(number: u16, kind: &[u8], cookie: &[u8], patience: Option<Duration>) -> io::Result<Self> {
+    /// Connects with a cookie.
+    pub fn open(number: u16, kind: &[u8], cookie: &[u8]) -> io::Result<Self> {
         let mut stream = UnixStream::connect(format!("/tmp/.X11-unix/X{number}"))?;
-        stream.set_read_timeout(patience)?;
         stream.write_all(&greeting(kind, cookie))?;
         let mut head = [0; 8];
         stream.read_exact(&mut head)?;
@@ -70,35 +74,8 @@ impl Display {
         if head[0] != 1 {
             return Err(io::Error::other(format!("refused: {}", String::from_utf8_lossy(&body))));
         }
-        let screenless = || io::Error::other("a greeting without screen");
-        let (own, root) = (word(&body, 4).ok_or_else(screenless)?, root(&body).ok_or_else(screenless)?);
-        Ok(Self { stream, own, root })
-    }
-
-    /// Shows a window of one pixel that no window manager is asked about, until this connection ends. When this
-    /// returns, the server has done so.
-    pub fn show_pixel(&mut self) -> io::Result<()> {
-        const INPUT_OUTPUT: u32 = 1 << 16;
-        const OVERRIDE_REDIRECT: u32 = 0x200;
-        let one_by_one = 1 | 1 << 16;
-        self.send(1, 0, &[self.own, self.root.0, 0, one_by_one, INPUT_OUTPUT, 0, OVERRIDE_REDIRECT, 1])?;
-        self.map(self.own)?;
-        self.round_trip()
-    }
-
-    /// Waits until the server has done all that it was asked.
-    fn round_trip(&mut self) -> io::Result<()> {
-        const GET_INPUT_FOCUS: u8 = 43;
-        self.send(GET_INPUT_FOCUS, 0, &[])?;
-        let mut answer = [0; 32];
-        loop {
-            self.stream.read_exact(&mut answer)?;
-            match answer[0] {
-                0 => return Err(io::Error::other(format!("the X server refuses, with error {}", answer[1]))),
-                1 => return Ok(()),
-                _ => {}
-            }
-        }
+        let root = root(&body).ok_or_else(|| io::Error::other("a greeting without screen"))?;
+        Ok(Self { stream, pending: VecDeque::new(), root })
     }
 
     /// Asks to decide on the windows of the root; only one program at a time may.
@@ -135,6 +112,9 @@ impl Display {
 
     /// The next event; none when there is none until then, and an error when the display is gone.
     pub fn next(&mut self, until: Option<Instant>) -> io::Result<Option<Event>> {
+        if let Some(event) = self.pending.pop_front() {
+            return Ok(Some(parse(&event)));
+        }
         if let Some(until) = until
             && !readable(&self.stream, until)?
         {
@@ -143,6 +123,43 @@ impl Display {
         let mut event = [0; 32];
         self.stream.read_exact(&mut event)?;
         Ok(Some(parse(&event)))
+    }
+
+    /// Whether a display of this size shows hardly anything: so few colours, on lines all over it.
+    pub fn is_bare(&mut self, size: Size) -> io::Result<bool> {
+        let mut colours = Vec::new();
+        for nth in 0..LINES {
+            for pixel in self.line(size, (u32::from(size.1) * (2 * nth + 1) / (2 * LINES)) as u16)? {
+                if !colours.contains(&pixel) {
+                    colours.push(pixel);
+                }
+                if colours.len() > FEW_COLOURS {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The pixels of one line; none where the display has just changed its size.
+    fn line(&mut self, Size(width, _): Size, y: u16) -> io::Result<Vec<u32>> {
+        const GET_IMAGE: u8 = 73;
+        const WHOLE_PIXELS: u8 = 2;
+        self.send(GET_IMAGE, WHOLE_PIXELS, &[self.root.0, u32::from(y) << 16, u32::from(width) | 1 << 16, u32::MAX])?;
+        loop {
+            let mut head = [0; 32];
+            self.stream.read_exact(&mut head)?;
+            match head[0] {
+                0 => return Ok(vec![]),
+                1 => {
+                    let mut body = vec![0; word(&head, 4).unwrap_or_default() as usize * 4];
+                    self.stream.read_exact(&mut body)?;
+                    let (pixels, _) = body.as_chunks::<4>();
+                    return Ok(pixels.iter().map(|pixel| u32::from_le_bytes(*pixel) & 0xff_ffff).collect());
+                }
+                _ => self.pending.push_back(head),
+            }
+        }
     }
 
     fn send(&mut self, opcode: u8, data: u8, words: &[u32]) -> io::Result<()> {
