@@ -25,7 +25,7 @@ fn set(version: &str) -> NewSet {
         kernel: "6".into(),
         keys: None,
     };
-    let digest = Digest(std::array::from_fn(|i| version.bytes().nth(i).unwrap_or_default()));
+    let digest = Digest(std::array::from_fn(|i| version.as_bytes().get(i).copied().unwrap_or_default()));
     NewSet { digest, bytes: 4096, manifest: about.manifest(&contents), signatures: 1 }
 }
 
