@@ -58,6 +58,25 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
     Ok(())
 }
 
+#[test]
+#[ignore = "three trials of a minute each: runs in the full suite"]
+fn a_version_that_never_becomes_good_is_given_up_with_the_reason() -> Result<()> {
+    let lab = Lab::new("update-trial")?;
+    let forge = Forge::new(&lab)?;
+    let mut node = Node::boot(&lab, &artifact(&forge.node("1.0")?, "raw"))?;
+    node.store.qa(&["config", "set", "node.trial.limit=60"])?;
+    // The bridge's packet filter cannot be loaded, so the node is never Ready.
+    let bad = forge.node_with("2.0", "    \"/usr/sbin/nft\",\n", "")?;
+    node.offer(&artifact(&bad, "set"))?;
+    node.order("2.0")?;
+    let back = node.wait("2.0 refused", |v| v["running"] == "1.0" && v["refused"][0]["version"] == "2.0")?;
+    let reason = back["versions"]["refused"][0]["reason"].as_str().unwrap_or_default().to_owned();
+    ensure!(reason.starts_with("not good within 60 s: ") && reason.contains("nft"), "{reason}");
+    let given_up = node.machine.console().text()?.matches("Reboot, asked for by the end of its trial").count();
+    ensure!(given_up == 3, "a version has three tries, and had {given_up}");
+    Ok(())
+}
+
 impl Node {
     /// A node that is Ready on the version of this image.
     fn boot(lab: &Lab, image: &Path) -> Result<Self> {
