@@ -217,7 +217,7 @@ fn a_display_on_which_nothing_is_drawn_is_made_to_be_drawn() {
     // Nothing draws on the desktop of these tests.
     let _browser = Browser::new(node.browse([1; 16], "1000x600", false));
     node.until(&FromVma::State(Session::Connected));
-    agent.wait_for_desktop_size(1000, 598);
+    agent.wait_for_desktop_size(1000, 525);
     agent.wait_for_desktop_size(1000, 600);
 }
 

@@ -6,8 +6,8 @@
 //! nxagent keeps an account of what is to be drawn, and a desktop stays blank, in whole or in part, where that goes
 //! wrong. For each region that it has its programs draw, it notes which window that was, and asks for another place of
 //! a window of its own that is never shown. Until it hears of that place, which tells it how far the display is, it
-//! holds back what the display says of the window in its note. So a window that is not shown goes where it wants to: one that is put to the same place each time does not move, and
-//! nobody hears of it ([`Act::Grant`]).
+//! holds back what the display says of the window in its note. So a window that is not shown goes where it wants to:
+//! one that is put to the same place each time does not move, and nobody hears of it ([`Act::Grant`]).
 
 use super::x11::{Change, Display, Event, Size, Window};
 use std::{
@@ -17,12 +17,14 @@ use std::{
 
 /// A session that shows nothing by then does not come any more.
 const FIRST_WINDOW: Duration = Duration::from_secs(45);
-/// A desktop has drawn something by then.
+/// A desktop has drawn something by then; on a busy node it takes longer, so each further look waits twice as long.
 const LOOK: Duration = Duration::from_secs(4);
-/// How long nxagent has for a change of size.
+/// How long nxagent has for a change of size, the first time.
 const RESTORE: Duration = Duration::from_millis(1500);
 /// How often a window is made to be drawn: a desktop may be all of one colour.
-const LOOKS: u8 = 3;
+const LOOKS: u8 = 4;
+/// By which part of its height a window is made smaller: some pixels less were not always taken for another size.
+const SHRINK: u16 = 8;
 
 /// What is to be done to a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +86,8 @@ impl Due {
     fn limit(self) -> Option<Duration> {
         match self {
             Self::Window => Some(FIRST_WINDOW),
-            Self::Look(_) => Some(LOOK),
-            Self::Restore(_) => Some(RESTORE),
+            Self::Look(tries) => Some(LOOK * (1 << tries)),
+            Self::Restore(tries) => Some(RESTORE * (1 << tries)),
             Self::Nothing => None,
         }
     }
@@ -122,7 +124,7 @@ fn overdue(display: &mut Display, manager: &Manager, due: Due) -> io::Result<Due
         Due::Window => Err(io::Error::other(format!("nxagent showed no window in {FIRST_WINDOW:?}"))),
         Due::Look(tries) if tries < LOOKS && display.is_bare(size)? => {
             tracing::info!(tries, "Nothing is drawn: the session's window is resized");
-            perform(display, manager.all(Size(size.0, size.1.saturating_sub(2))))?;
+            perform(display, manager.all(Size(size.0, size.1 - size.1 / SHRINK)))?;
             Ok(Due::Restore(tries))
         }
         Due::Restore(tries) => {
