@@ -152,6 +152,21 @@ impl Recorder {
         memory
     }
 
+    /// The medium when power went away just before each flush, and of what that flush was to bring all but one
+    /// sector arrived, or that one alone.
+    pub fn torn(&self) -> impl Iterator<Item = Memory> + '_ {
+        let (mut seen, mut epochs) = (0, Vec::new());
+        for epoch in self.events.split(|event| matches!(event, Event::Flush)) {
+            seen += epoch.len();
+            epochs.push((seen, epoch.len()));
+        }
+        let one = |(end, len): (usize, usize)| (0..len).map(move |back| (end, back));
+        epochs
+            .into_iter()
+            .flat_map(one)
+            .flat_map(|(end, odd)| [self.cut(end, |back| back != odd), self.cut(end, |back| back == odd)])
+    }
+
     /// The medium after every single sector, when all before it arrived.
     pub fn cuts(&self) -> impl Iterator<Item = Memory> + '_ {
         (0..=self.writes()).map(|cut| self.cut(cut, |_| true))

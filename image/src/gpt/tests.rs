@@ -138,10 +138,12 @@ fn a_second_power_cut_while_the_first_is_mended_leaves_a_table() {
         table.write(&mut cut, |_| Ok(())).unwrap();
         cut.disk
     };
-    // A table of 128 entries is 129 writes and a copy of it as many: cuts in both copies, and between them.
-    for first in (0..260).step_by(9) {
+    let mut whole = Cut { disk: disk(), left: usize::MAX };
+    Table::read(&mut disk()).unwrap().write(&mut whole, |_| Ok(())).unwrap();
+    let writes = usize::MAX - whole.left;
+    for first in (0..writes).step_by(writes / 30) {
         let left = renamed(disk(), first, 5);
-        for second in (0..260).step_by(7) {
+        for second in (0..writes).step_by(writes / 40) {
             let mut left = renamed(left.clone(), second, 6);
             let table = Table::read(&mut left).unwrap_or_else(|error| panic!("after {first} and {second}: {error}"));
             assert_eq!(table.find(ROOT_A).unwrap().guid, ROOT);

@@ -137,6 +137,7 @@ fn check(bytes: u64, crowd: usize, change: Change) {
     let recorder = recorded(&device, &change);
     assert_eq!(files_on(&recorder.now), change.expected(&before));
     assert_eq!(fsck(&recorder.now), Vec::<String>::new(), "{change:?}");
+    recorder.torn().for_each(|left| check_cut(&left, &before, &change));
     let every = recorder.writes().div_ceil(8);
     for (cut, left) in recorder.cuts().enumerate() {
         check_cut(&left, &before, &change);
