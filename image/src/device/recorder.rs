@@ -133,9 +133,12 @@ impl Recorder {
             open.drain(..).for_each(|(at, bytes)| memory.put(at, bytes));
         };
         for event in &self.events {
+            // Also in front of a flush: what it was to bring is still on its way.
+            if seen == cut {
+                break;
+            }
             match event {
                 Event::Flush => apply(&mut memory, &mut open),
-                Event::Write(..) if seen == cut => break,
                 Event::Write(at, bytes) => {
                     open.push((*at, bytes));
                     seen += 1;
