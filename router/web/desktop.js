@@ -114,14 +114,14 @@ function opened(resumed) {
   });
 }
 
-/** Whether there is anything to be seen: more than one colour, looked at from afar. */
+/** Whether there is anything to be seen: more colours than a desktop has that nothing has drawn, looked at from afar. */
 function hasPicture() {
   const canvas = $("screen").querySelector("canvas:not(.still)");
   if (!canvas?.width) return false;
   const small = make("canvas", { width: 64, height: 36 }).getContext("2d");
+  small.imageSmoothingEnabled = false;
   small.drawImage(canvas, 0, 0, 64, 36);
-  const pixels = new Uint32Array(small.getImageData(0, 0, 64, 36).data.buffer);
-  return pixels.some((pixel) => pixel !== pixels[0]);
+  return new Set(new Uint32Array(small.getImageData(0, 0, 64, 36).data.buffer)).size > 3;
 }
 
 function look() {

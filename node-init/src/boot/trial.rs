@@ -5,7 +5,7 @@
 
 use super::cmdline::Cmdline;
 use super::disk::Disk;
-use image::slot::{Slots, State};
+use image::slot::Slots;
 use model::init::TRIAL_LIMIT_S;
 use std::fs::File;
 use std::time::Duration;
@@ -37,15 +37,11 @@ pub fn find(disk: &Disk, cmdline: &Cmdline) -> Option<Trial> {
     }
 }
 
-/// The last of three tries is called failed already: the boot loader counts before it boots.
+/// The last try is called failed already: the boot loader counts before it boots. One that was good before is on no
+/// trial, also in the last boot until it would be given up.
 fn of(slots: &Slots, until: Duration) -> Option<Trial> {
-    let (running, _) = slots.running_and_idle()?;
-    let version = running.version()?.to_owned();
-    let trial = Trial { version, until };
-    match running.state() {
-        State::Trial(_) | State::Failed => Some(trial),
-        State::Empty | State::Good | State::Armed(_) => None,
-    }
+    let held = slots.running_and_idle()?.0.held()?;
+    (!held.was_blessed()).then(|| Trial { version: held.name.version().to_owned(), until })
 }
 
 fn limit(text: Option<&str>) -> Duration {

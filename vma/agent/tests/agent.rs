@@ -214,8 +214,11 @@ fn a_display_on_which_nothing_is_drawn_is_made_to_be_drawn() {
         return;
     }
     let (_dir, agent, mut node) = stage("/usr/bin/nxagent");
-    // Nothing draws on the desktop of these tests.
-    let _browser = Browser::new(node.browse([1; 16], "1000x600", false));
+    // Nothing draws on the desktop of these tests. The first bridge makes way for another, which the page asks for.
+    let _first = Browser::new(node.browse([1; 16], "1000x600", false));
+    node.until(&FromVma::State(Session::Connected));
+    node.until(&FromVma::State(Session::Suspended));
+    let _second = Browser::new(node.browse([2; 16], "1000x600", true));
     node.until(&FromVma::State(Session::Connected));
     agent.wait_for_desktop_size(1000, 525);
     agent.wait_for_desktop_size(1000, 600);

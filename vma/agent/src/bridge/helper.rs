@@ -30,7 +30,9 @@ pub fn main(args: &[OsString]) -> anyhow::Result<ExitCode> {
     let mut display =
         Display::open(plan.display, COOKIE, &cookie(&plan.xauthority)?).context("Cannot use the display")?;
     display.manage().context("Cannot manage the display")?;
-    watch(end.clone(), "display", move || wm::serve(&mut display).to_string());
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
+    let blank = PathBuf::from(runtime).join(format!("bridge.{}.blank", plan.display));
+    watch(end.clone(), "display", move || wm::serve(&mut display, &blank).to_string());
     let client = plan.nxproxy().spawn().with_context(|| format!("Cannot run {}", plan.nxproxy.display()))?;
     let client = Guard(client);
     let proxy = nix::unistd::Pid::from_raw(client.0.id() as i32);

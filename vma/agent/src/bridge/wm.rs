@@ -11,7 +11,8 @@
 
 use super::x11::{Change, Display, Event, Size, Window};
 use std::{
-    io,
+    fs, io,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -93,8 +94,9 @@ impl Due {
     }
 }
 
-/// Manages until the display is gone, or no window comes.
-pub fn serve(display: &mut Display) -> io::Error {
+/// Manages until the display is gone, or no window comes. `blank` is a file that tells the next bridge that this one
+/// ended because nothing was drawn.
+pub fn serve(display: &mut Display, blank: &Path) -> io::Error {
     let (root, size) = display.root;
     let mut manager = Manager { root, size, shown: vec![] };
     let (mut due, mut since) = (Due::Window, Instant::now());
@@ -105,7 +107,7 @@ pub fn serve(display: &mut Display) -> io::Error {
                 let acts = manager.react(event);
                 perform(display, acts).map(|()| if maps { Some(Due::Look(0)) } else { None })
             }
-            Ok(None) => overdue(display, &manager, due).map(Some),
+            Ok(None) => overdue(display, &manager, due, blank).map(Some),
             Err(error) => return error,
         };
         match next {
@@ -116,13 +118,20 @@ pub fn serve(display: &mut Display) -> io::Error {
     }
 }
 
-/// A window that nothing was drawn in gets another size, and its own again: after the first change nxagent begins its
-/// account anew, and after the second every program draws.
-fn overdue(display: &mut Display, manager: &Manager, due: Due) -> io::Result<Due> {
+/// Nothing was drawn. nxagent's account begins anew with each display, so the first time the bridge ends, and the page
+/// comes back at once for another. A desktop on which that one, too, finds nothing drawn may be one of a single colour:
+/// then the window only gets another size, and its own again, which has most programs draw.
+fn overdue(display: &mut Display, manager: &Manager, due: Due, blank: &Path) -> io::Result<Due> {
     let size = manager.size;
     match due {
         Due::Window => Err(io::Error::other(format!("nxagent showed no window in {FIRST_WINDOW:?}"))),
-        Due::Look(tries) if tries < LOOKS && display.is_bare(size)? => {
+        Due::Look(_) if !display.is_bare(size)? => {
+            // None is there as a rule.
+            fs::remove_file(blank).ok();
+            Ok(Due::Nothing)
+        }
+        Due::Look(0) if fs::File::create_new(blank).is_ok() => Err(io::Error::other("nothing was drawn")),
+        Due::Look(tries) if tries < LOOKS => {
             tracing::info!(tries, "Nothing is drawn: the session's window is resized");
             perform(display, manager.all(Size(size.0, size.1 - size.1 / SHRINK)))?;
             Ok(Due::Restore(tries))

@@ -2,7 +2,7 @@
 
 use super::{UpdateError, blocking, disk::Running};
 use crate::{board::Board, init::Init, report::chain, verdict::Verdict};
-use image::slot::{self, State};
+use image::slot::{self, Slot};
 use model::{init::ToInit, key::BLESS_AFTER, state::HostState};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -37,9 +37,9 @@ async fn held(board: &Board, store_needed: bool) {
     }
 }
 
-/// Whether it was never blessed. The last of its tries is called failed already: the boot loader counts before it boots.
-pub fn is_trial(state: State) -> bool {
-    matches!(state, State::Trial(_) | State::Failed)
+/// Whether it was never blessed.
+pub fn is_trial(running: &Slot) -> bool {
+    running.held().is_some_and(|held| !held.was_blessed())
 }
 
 /// The task that blesses this boot.
@@ -75,13 +75,12 @@ impl Blesser {
 
     async fn once(&self) -> Result<(), UpdateError> {
         let running = self.running.clone();
-        let state =
-            blocking(move || Ok(running.look()?.running_and_idle().map(|(running, _)| running.state()))).await?;
-        match state {
-            None | Some(State::Empty | State::Good) => return Ok(()),
+        let trial = blocking(move || Ok(running.look()?.running_and_idle().map(|(running, _)| is_trial(running))));
+        match trial.await? {
+            None => return Ok(()),
             // It was good before: the store may be down at any boot.
-            Some(State::Armed(_)) => held(&self.board, false).await,
-            Some(State::Trial(_) | State::Failed) => held(&self.board, self.store_needed).await,
+            Some(false) => held(&self.board, false).await,
+            Some(true) => held(&self.board, self.store_needed).await,
         }
         let _turn = self.writing.lock().await;
         let running = self.running.clone();

@@ -337,7 +337,7 @@ fn of(slots: &Slots) -> Versions {
         State::Failed => Some(SlotState::Failed),
     };
     let other = state.zip(other.version()).map(|(state, version)| Other { version: version.to_owned(), state });
-    Versions { trial: bless::is_trial(running.state()), other, ..Versions::default() }
+    Versions { trial: bless::is_trial(running), other, ..Versions::default() }
 }
 
 /// Writes a staged set into the idle slot. Plans afresh, so that one that broke off is begun again.
