@@ -31,7 +31,7 @@ pub fn main(args: &[OsString]) -> anyhow::Result<ExitCode> {
         Display::open(plan.display, COOKIE, &cookie(&plan.xauthority)?).context("Cannot use the display")?;
     display.manage().context("Cannot manage the display")?;
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
-    let blank = PathBuf::from(runtime).join(format!("bridge.{}.blank", plan.display));
+    let blank = PathBuf::from(runtime).join("bridge.blank");
     watch(end.clone(), "display", move || wm::serve(&mut display, &blank).to_string());
     let client = plan.nxproxy().spawn().with_context(|| format!("Cannot run {}", plan.nxproxy.display()))?;
     let client = Guard(client);
