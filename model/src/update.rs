@@ -16,6 +16,9 @@ pub struct Update {
     pub go: bool,
     /// Seconds that users get to leave once it is the node's turn; none: as long as they like.
     pub drain_s: Option<u32>,
+    /// Once it is the node's turn: how many users have a session with one of its desktops, through whichever router,
+    /// or through its own router.
+    pub users: u32,
 }
 
 /// What a node says of its versions, at each change. A level: the last one counts.

@@ -112,6 +112,24 @@ promises! {
         assert_eq!(told(&w, b).await, some("2", true), "another node may be asked by itself");
     }
 
+    async fn a_node_in_its_turn_is_told_of_users_who_come_through_another_router(w) {
+        let (user, ..) = w.flavour().await;
+        let vm = w.vm("a").await;
+        let (a, b) = (w.node("a").await, w.node("b").await);
+        w.start(vm).await.expect("started");
+        let holder = w.life(vm).await.host.expect("placed");
+        let other = if holder == a { b } else { a };
+        w.tx(|tx| tx.node_image_add(&set("2"))).await;
+        begin(&w, wish("2"), &[holder]).await;
+        w.acquire(user, vm, 7, other).await;
+        let users = async || w.desired(holder).await.update.map(|update| update.users);
+        assert_eq!(users().await, Some(0), "of no matter before its turn");
+        tells(&w, holder, at(UpdateStep::Staged)).await;
+        assert_eq!(users().await, Some(1));
+        w.tx(move |tx| tx.session_report(other, &model::sync::SessionReport::over(vm, 7))).await;
+        assert_eq!(users().await, Some(0), "gone");
+    }
+
     async fn a_rollout_keeps_its_hours(w) {
         let a = w.node("a").await;
         w.tx(|tx| tx.node_image_add(&set("2"))).await;

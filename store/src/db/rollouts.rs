@@ -156,6 +156,7 @@ impl Tx<'_> {
                 bytes: unsigned(row.get(2)?),
                 go: row.get(3)?,
                 drain_s: row.get(4)?,
+                users: 0,
             };
             Ok(Rollout { version, update, halted: row.get(5)? })
         })
@@ -163,9 +164,19 @@ impl Tx<'_> {
 
     /// What a node is told to move to.
     pub(super) fn update_for(&self, host: HostId) -> Result<Option<Update>> {
-        let Some(rollout) = self.rollout_of(host)? else { return Ok(None) };
+        let Some(mut rollout) = self.rollout_of(host)? else { return Ok(None) };
         let standing = Standing::of(self.versions(host)?.as_ref(), &rollout.version);
+        if rollout.update.go {
+            rollout.update.users = self.users_of(host)?;
+        }
         Ok(rollout::told(rollout.update, rollout.halted.is_some(), &standing))
+    }
+
+    /// Who would be cut off if the node went down.
+    fn users_of(&self, host: HostId) -> Result<u32> {
+        let sql = "SELECT count(*) FROM vm_runtimes r LEFT JOIN leases l ON l.vm_id = r.vm_id
+                   WHERE r.user_state <> 'disconnected' AND (l.host_id = ?1 OR r.session_host = ?1)";
+        self.count("count a node's users", sql, [host.0])
     }
 
     /// A node's part in an update, for an administrator.

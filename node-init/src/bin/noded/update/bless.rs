@@ -19,8 +19,9 @@ fn good(verdict: &Verdict, store_needed: bool) -> bool {
     verdict.ready || (!store_needed && verdict.state == HostState::Running)
 }
 
-/// Returns once the node has been good for [`BLESS_AFTER`] without a break.
-async fn held(board: &Board, store_needed: bool) {
+/// Returns once the node has been good for [`BLESS_AFTER`] without a break; or, if that is enough, when it was good
+/// until it was told to go down.
+async fn held(board: &Board, store_needed: bool, an_orderly_end_counts: bool) {
     let mut verdict = board.verdict.subscribe();
     loop {
         // The board outlives all tasks, and its senders with it.
@@ -32,8 +33,12 @@ async fn held(board: &Board, store_needed: bool) {
         // Cancel-safe: both only wait.
         tokio::select! {
             () = sleep(after) => return,
-            _ = lost => tracing::warn!("The node was good and is no more: its trial goes on"),
+            _ = lost => {}
         }
+        if an_orderly_end_counts && *board.stopping.borrow() {
+            return;
+        }
+        tracing::warn!("The node was good and is no more");
     }
 }
 
@@ -78,9 +83,9 @@ impl Blesser {
         let trial = blocking(move || Ok(running.look()?.running_and_idle().map(|(running, _)| is_trial(running))));
         match trial.await? {
             None => return Ok(()),
-            // It was good before: the store may be down at any boot.
-            Some(false) => held(&self.board, false).await,
-            Some(true) => held(&self.board, self.store_needed).await,
+            // It was good before: the store may be down at any boot, and some quick reboots are no breakage.
+            Some(false) => held(&self.board, false, true).await,
+            Some(true) => held(&self.board, self.store_needed, false).await,
         }
         let _turn = self.writing.lock().await;
         let running = self.running.clone();
@@ -99,6 +104,35 @@ fn bless(running: &Running) -> Result<(), UpdateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn judged(board: &Board, state: HostState, ready: bool) {
+        board.verdict.send_replace(Verdict { state, reason: String::new(), ready });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_boot_must_be_good_without_a_break_and_only_an_old_version_may_end_early() {
+        let board = Arc::new(Board::default());
+        let waits = |orderly| {
+            let board = board.clone();
+            tokio::spawn(async move { held(&board, true, orderly).await })
+        };
+        let (trial, armed) = (waits(false), waits(true));
+        judged(&board, HostState::Running, true);
+        sleep(Duration::from_secs(59)).await;
+        judged(&board, HostState::Starting, false);
+        sleep(Duration::from_secs(59)).await;
+        judged(&board, HostState::Running, true);
+        sleep(Duration::from_secs(59)).await;
+        assert!(!trial.is_finished() && !armed.is_finished());
+        board.stopping.send_replace(true);
+        judged(&board, HostState::Stopping, false);
+        sleep(Duration::from_millis(1)).await;
+        assert!(!trial.is_finished() && armed.is_finished());
+        board.stopping.send_replace(false);
+        judged(&board, HostState::Running, true);
+        sleep(Duration::from_secs(61)).await;
+        assert!(trial.is_finished());
+    }
 
     #[test]
     fn the_store_counts_only_if_it_could_be_reached_before() {

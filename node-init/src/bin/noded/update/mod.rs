@@ -254,7 +254,8 @@ impl Updater {
 
     /// How long users may yet stay; none: nobody is there, or their time is over.
     fn users_have(&self, update: &Update, since: Instant) -> Option<Duration> {
-        let users = self.board.sessions.borrow().live.len();
+        // The store knows those who come through another node's router, this node those of the last moment.
+        let users = self.board.sessions.borrow().live.len().max(update.users as usize);
         let left = update.drain_s.map(|s| (since + Duration::from_secs(s.into())).duration_since(Instant::now()));
         if users == 0 || left.is_some_and(|left| left.is_zero()) {
             return None;

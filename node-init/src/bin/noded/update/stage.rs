@@ -206,7 +206,8 @@ impl Here {
     /// Brings what is here into `path`; what is missing then.
     fn fill(&mut self, path: &Path, table: &[Chunk]) -> Result<Vec<Piece>, UpdateError> {
         let failed = UpdateError::disk(path);
-        let mut have = HashSet::new();
+        // Chunks that lack in some place; bytes that come twice may be right in one and not yet in the other.
+        let mut lacking = HashSet::new();
         let done = (|| {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
             file.set_len(table.iter().map(|chunk| u64::from(chunk.len)).sum())?;
@@ -214,14 +215,19 @@ impl Here {
             for chunk in table {
                 let bytes = &mut buffer[..chunk.len as usize];
                 file.read_exact_at(bytes, at)?;
-                if is(bytes, chunk) || (self.read(chunk, bytes)? && file.write_all_at(bytes, at).is_ok()) {
-                    have.insert(*chunk);
+                if !is(bytes, chunk) {
+                    if self.read(chunk, bytes)? {
+                        file.write_all_at(bytes, at)?;
+                    } else {
+                        lacking.insert(*chunk);
+                    }
                 }
                 at += u64::from(chunk.len);
             }
             file.sync_all()
         })();
         done.map_err(failed)?;
+        let have = table.iter().filter(|chunk| !lacking.contains(chunk)).copied().collect();
         Ok(chunks::missing(table, &have, chunks::GAP))
     }
 
@@ -297,6 +303,19 @@ mod tests {
         assert_eq!(rest[0].bytes.start, half, "what is whole stays");
         check(&bytes[half as usize..], &table[2..]).expect("right");
         assert!(check(&bytes[1..], &table).is_err());
+    }
+
+    #[test]
+    fn bytes_that_come_twice_are_fetched_for_the_place_that_lacks_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, two) = (vec![1; 5000], vec![2; 6000]);
+        let chunk = |bytes: &[u8]| Chunk { sha256: Sha256::digest(bytes).into(), len: bytes.len() as u32 };
+        let table = [chunk(&one), chunk(&two), chunk(&one)];
+        let path = folder.path().join("root");
+        fs::write(&path, [&one[..], &two].concat()).expect("written");
+        let nothing: [Box<dyn ReadSeek>; 2] = [Box::new(io::empty()), Box::new(io::empty())];
+        let pieces = Here { files: nothing, places: HashMap::new() }.fill(&path, &table).expect("filled");
+        assert_eq!(pieces.last().map(|piece| piece.bytes.end), Some(16_000));
     }
 
     #[test]
