@@ -86,6 +86,14 @@ pub struct Verity {
     pub data_blocks: u64,
 }
 
+/// What a kernel command line says of its root: the value of the last `roost.verity=`. Everybody who asks takes it
+/// from here, so that what boots, what runs and what is in a slot are never told apart by another word.
+#[must_use]
+pub fn on_cmdline(text: &str) -> Option<&str> {
+    let words = text.split(|c: char| c.is_whitespace() || c == '\0');
+    words.filter_map(|word| word.strip_prefix("roost.verity=")).next_back()
+}
+
 impl Verity {
     /// The PARTUUID of a partition with this image: the root hash's first 16 bytes, read in the order of the text form.
     #[must_use]

@@ -10,10 +10,6 @@ pub const ALIVE_EVERY_S: u64 = 5;
 /// Seconds without [`ToInit::Alive`] after which `noded` counts as hung and is killed and restarted.
 pub const ALIVE_LIMIT_S: u64 = 60;
 
-/// Seconds from the kernel's start in which a version on trial must have been blessed, unless
-/// [`crate::key::TRIAL_LIMIT`] says otherwise.
-pub const TRIAL_LIMIT_S: u64 = 300;
-
 /// A service that `node-init` supervises on `noded`'s word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Service {

@@ -101,8 +101,6 @@ words! {
         Trial = "trial",
         /// It used up its tries, or was given up.
         Failed = "failed",
-        /// Its root is not what it should be.
-        Damaged = "damaged",
     }
     /// How far an update is on a node.
     "update step" UpdateStep {

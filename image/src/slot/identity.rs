@@ -8,7 +8,7 @@ use object::read::pe::{ImageNtHeaders, PeFile64};
 use object::read::{Object, ObjectSection, ReadCache};
 use thiserror::Error;
 
-use crate::verity::Verity;
+use crate::verity::{self, Verity};
 
 /// More than a command line or an os-release ever has.
 const TEXT_MAX: u64 = 64 << 10;
@@ -64,9 +64,7 @@ impl Identity {
             Ok(String::from_utf8_lossy(section.data().map_err(bad)?).into_owned())
         };
         let cmdline = text(".cmdline")?;
-        let words = cmdline.split(|c: char| c.is_ascii_whitespace() || c == '\0');
-        // The last one, as node-init takes it.
-        let word = words.filter_map(|word| word.strip_prefix("roost.verity=")).next_back();
+        let word = verity::on_cmdline(&cmdline);
         let found = || IdentityError::Verity { found: word.unwrap_or("none").to_owned() };
         let verity = word.and_then(|word| word.parse().ok()).ok_or_else(found)?;
         let release = text(".osrel")?;

@@ -1,7 +1,7 @@
 //! The kernel command line, which is part of the signed image and carries the root's hash.
 
 use super::phases::BootError;
-use image::verity::Verity;
+use image::verity::{self, Verity};
 
 /// What it says to us.
 #[derive(Debug, PartialEq)]
@@ -24,8 +24,9 @@ pub fn read() -> Result<Cmdline, BootError> {
 }
 
 fn parse(text: &str) -> Result<Cmdline, BootError> {
-    let value = text.split_whitespace().filter_map(|w| w.strip_prefix("roost.verity=")).next_back();
-    let Some(value) = value else { return Err(BootError::Cmdline { found: "no roost.verity=".to_owned() }) };
+    let Some(value) = verity::on_cmdline(text) else {
+        return Err(BootError::Cmdline { found: "no roost.verity=".to_owned() });
+    };
     let verity = value.parse().map_err(|_| BootError::Cmdline { found: format!("roost.verity={value}") })?;
     Ok(Cmdline { verity })
 }

@@ -6,7 +6,7 @@
 use super::cmdline::Cmdline;
 use super::disk::Disk;
 use image::slot::Slots;
-use model::init::TRIAL_LIMIT_S;
+use model::key::{Config, TRIAL_LIMIT};
 use std::fs::File;
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ fn of(slots: &Slots, until: Duration) -> Option<Trial> {
 }
 
 fn limit(text: Option<&str>) -> Duration {
-    let seconds = text.and_then(|text| text.trim().parse().ok()).unwrap_or(TRIAL_LIMIT_S);
+    let default = || Config::default().get(&TRIAL_LIMIT).as_secs();
+    let seconds = text.and_then(|text| text.trim().parse().ok()).unwrap_or_else(default);
     Duration::from_secs(seconds.clamp(*LIMITS.start(), *LIMITS.end()))
 }
 

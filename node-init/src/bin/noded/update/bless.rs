@@ -95,10 +95,10 @@ impl Blesser {
 
 /// Tells the boot loader that what runs is good.
 fn bless(running: &Running) -> Result<(), UpdateError> {
-    let mut disk = running.open().map_err(UpdateError::disk(&running.disk))?;
-    let slots = running.slots(&mut disk).map_err(UpdateError::Slots)?;
+    let mut disk = running.open()?;
+    let slots = running.slots(&mut disk)?;
     let Some(plan) = slot::bless(&slots) else { return Ok(()) };
-    slot::apply_marks(&plan, &mut disk).map_err(UpdateError::Slots)
+    Ok(slot::apply_marks(&plan, &mut disk)?)
 }
 
 #[cfg(test)]

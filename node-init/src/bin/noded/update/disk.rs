@@ -3,8 +3,8 @@
 use super::UpdateError;
 use crate::paths::Paths;
 use image::device::Device;
-use image::slot::{SlotError, Slots};
-use image::verity::Verity;
+use image::slot::Slots;
+use image::verity::{self, Verity};
 use rustix::fs::{Advice, fadvise};
 use std::{
     fs::{self, File},
@@ -35,25 +35,24 @@ impl Running {
     pub fn find(paths: &Paths) -> Option<Self> {
         let disk = fs::read_to_string(paths.at(model::paths::ROOT_DISK)).ok()?;
         let cmdline = fs::read_to_string(CMDLINE).ok()?;
-        let word = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("roost.verity=")).next_back()?;
+        let word = verity::on_cmdline(&cmdline)?;
         let (name, version) = release(&fs::read_to_string(OS_RELEASE).ok()?)?;
         Some(Self { name, version, verity: word.parse().ok()?, disk: disk.trim().into() })
     }
 
-    /// Both slots, read at once.
+    /// Both slots, as they are now.
     pub fn look(&self) -> Result<Slots, UpdateError> {
-        let mut disk = self.open().map_err(UpdateError::disk(&self.disk))?;
-        self.slots(&mut disk).map_err(UpdateError::Slots)
+        self.slots(&mut self.open()?)
     }
 
     /// Opens the disk. The slots and the ESP are mounted nowhere.
-    pub fn open(&self) -> io::Result<RootDisk> {
-        RootDisk::open(&self.disk)
+    pub fn open(&self) -> Result<RootDisk, UpdateError> {
+        RootDisk::open(&self.disk).map_err(UpdateError::disk(&self.disk))
     }
 
-    /// Both slots, as they are now.
-    pub fn slots(&self, disk: &mut RootDisk) -> Result<Slots, SlotError> {
-        Slots::read(disk, Some(&self.verity.root))
+    /// Both slots of a disk that is open.
+    pub fn slots(&self, disk: &mut RootDisk) -> Result<Slots, UpdateError> {
+        Ok(Slots::read(disk, Some(&self.verity.root))?)
     }
 }
 

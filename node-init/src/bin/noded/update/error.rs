@@ -62,7 +62,7 @@ pub enum UpdateError {
     NotFromDisk,
     /// The slots could not be read or written.
     #[error(transparent)]
-    Slots(SlotError),
+    Slots(#[from] SlotError),
     /// The ESP could not be read.
     #[error("The ESP cannot be read")]
     Esp(#[source] FatError),

@@ -343,8 +343,8 @@ fn of(slots: &Slots) -> Versions {
 
 /// Writes a staged set into the idle slot. Plans afresh, so that one that broke off is begun again.
 fn write(running: &Running, staged: &Staged) -> Result<(), UpdateError> {
-    let mut disk = running.open().map_err(UpdateError::disk(&running.disk))?;
-    let slots = running.slots(&mut disk).map_err(UpdateError::Slots)?;
+    let mut disk = running.open()?;
+    let slots = running.slots(&mut disk)?;
     let plan = slot::install(&new(staged)?, &slots, Some(&running.version))?;
     let open = |half| {
         let path = staged.path(half);

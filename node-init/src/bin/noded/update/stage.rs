@@ -13,6 +13,7 @@ use image::{
     fat::Editor,
     gpt::{self, Table},
     set::{Expect, HEAD_MAX, Keys, Section, Set, Verified},
+    slot::SlotError,
 };
 use model::{Digest, update::Update};
 use sha2::{Digest as _, Sha256};
@@ -246,8 +247,8 @@ fn is(bytes: &[u8], chunk: &Chunk) -> bool {
 }
 
 fn running_root(running: &Running) -> Result<Box<dyn ReadSeek>, UpdateError> {
-    let mut disk = running.open().map_err(UpdateError::disk(&running.disk))?;
-    let table = Table::read(&mut Stream::new(&mut disk)).map_err(|e| UpdateError::Slots(e.into()))?;
+    let mut disk = running.open()?;
+    let table = Table::read(&mut Stream::new(&mut disk)).map_err(SlotError::from)?;
     let guid = running.verity.partition_uuid();
     let part = table.partitions().into_iter().find(|part| part.guid == guid).ok_or(UpdateError::NotFromDisk)?;
     let len = running.verity.total_bytes().min(part.len);
@@ -256,12 +257,12 @@ fn running_root(running: &Running) -> Result<Box<dyn ReadSeek>, UpdateError> {
 
 /// The UKI is 14 MB, and is read where it lies in pieces all over the volume: it is taken to memory.
 fn running_uki(running: &Running) -> Result<Box<dyn ReadSeek>, UpdateError> {
-    let mut disk = running.open().map_err(UpdateError::disk(&running.disk))?;
-    let slots = running.slots(&mut disk).map_err(UpdateError::Slots)?;
+    let mut disk = running.open()?;
+    let slots = running.slots(&mut disk)?;
     let held = slots.running_and_idle().and_then(|(running, _)| running.held().cloned());
     let Some(held) = held else { return Ok(Box::new(io::Cursor::new(Vec::new()))) };
-    let table = Table::read(&mut Stream::new(&mut disk)).map_err(|e| UpdateError::Slots(e.into()))?;
-    let esp = table.find(gpt::ESP).map_err(|e| UpdateError::Slots(e.into()))?;
+    let table = Table::read(&mut Stream::new(&mut disk)).map_err(SlotError::from)?;
+    let esp = table.find(gpt::ESP).map_err(SlotError::from)?;
     let editor = Editor::open(Part::new(disk, esp.start, esp.len)).map_err(UpdateError::Esp)?;
     let mut bytes = Vec::new();
     editor
