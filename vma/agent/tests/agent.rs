@@ -218,10 +218,16 @@ fn a_display_on_which_nothing_is_drawn_is_made_to_be_drawn() {
     let _first = Browser::new(node.browse([1; 16], "1000x600", false));
     node.until(&FromVma::State(Session::Connected));
     node.until(&FromVma::State(Session::Suspended));
-    let _second = Browser::new(node.browse([2; 16], "1000x600", true));
+    let second = Browser::new(node.browse([2; 16], "1000x600", true));
     node.until(&FromVma::State(Session::Connected));
     agent.wait_for_desktop_size(1000, 525);
     agent.wait_for_desktop_size(1000, 600);
+    // That the first one made way is forgotten with the second, however that one ends.
+    drop(second);
+    node.until(&FromVma::State(Session::Suspended));
+    let _third = Browser::new(node.browse([3; 16], "1000x600", true));
+    node.until(&FromVma::State(Session::Connected));
+    node.until(&FromVma::State(Session::Suspended));
 }
 
 #[test]

@@ -95,8 +95,9 @@ impl Due {
 }
 
 /// Manages until the display is gone, or no window comes. `blank` is a file that tells the next bridge that this one
-/// ended because nothing was drawn.
+/// ended because nothing was drawn. It is for the next one alone, however that one ends.
 pub fn serve(display: &mut Display, blank: &Path) -> io::Error {
+    let again = fs::remove_file(blank).is_ok();
     let (root, size) = display.root;
     let mut manager = Manager { root, size, shown: vec![] };
     let (mut due, mut since) = (Due::Window, Instant::now());
@@ -107,7 +108,8 @@ pub fn serve(display: &mut Display, blank: &Path) -> io::Error {
                 let acts = manager.react(event);
                 perform(display, acts).map(|()| if maps { Some(Due::Look(0)) } else { None })
             }
-            Ok(None) => overdue(display, &manager, due, blank).map(Some),
+            Ok(None) if due == Due::Look(0) && !again => first_look(display, manager.size, blank).map(Some),
+            Ok(None) => overdue(display, &manager, due).map(Some),
             Err(error) => return error,
         };
         match next {
@@ -118,20 +120,23 @@ pub fn serve(display: &mut Display, blank: &Path) -> io::Error {
     }
 }
 
-/// Nothing was drawn. nxagent's account begins anew with each display, so the first time the bridge ends, and the page
-/// comes back at once for another. A desktop on which that one, too, finds nothing drawn may be one of a single colour:
-/// then the window only gets another size, and its own again, which has most programs draw.
-fn overdue(display: &mut Display, manager: &Manager, due: Due, blank: &Path) -> io::Result<Due> {
+/// nxagent's account begins anew with each display, so where nothing was drawn the bridge ends, and the page comes back
+/// at once for another.
+fn first_look(display: &mut Display, size: Size, blank: &Path) -> io::Result<Due> {
+    // Without its file the next one would end as well, and the one after it.
+    if !display.is_bare(size)? || fs::File::create(blank).is_err() {
+        return Ok(Due::Nothing);
+    }
+    Err(io::Error::other("nothing was drawn"))
+}
+
+/// A desktop of which two displays in a row show nothing may be one of a single colour: its window only gets another
+/// size, and its own again, which has most programs draw.
+fn overdue(display: &mut Display, manager: &Manager, due: Due) -> io::Result<Due> {
     let size = manager.size;
     match due {
         Due::Window => Err(io::Error::other(format!("nxagent showed no window in {FIRST_WINDOW:?}"))),
-        Due::Look(_) if !display.is_bare(size)? => {
-            // None is there as a rule.
-            fs::remove_file(blank).ok();
-            Ok(Due::Nothing)
-        }
-        Due::Look(0) if fs::File::create_new(blank).is_ok() => Err(io::Error::other("nothing was drawn")),
-        Due::Look(tries) if tries < LOOKS => {
+        Due::Look(tries) if tries < LOOKS && display.is_bare(size)? => {
             tracing::info!(tries, "Nothing is drawn: the session's window is resized");
             perform(display, manager.all(Size(size.0, size.1 - size.1 / SHRINK)))?;
             Ok(Due::Restore(tries))
