@@ -426,7 +426,7 @@ impl Agent {
         self.send(&FromVma::Opened { ticket, resumed });
         let dialled = match client {
             Client::Nx => self.dial(ticket).map_err(Error::call("open", "the session's connection to the node")),
-            Client::Browser => self.dial_bridged(ticket),
+            Client::Browser => self.dial_bridged(ticket, resumed),
         };
         if let Err(error) = dialled {
             tracing::error!(error = error.chain(), "Cannot serve a client");
@@ -434,7 +434,7 @@ impl Agent {
     }
 
     /// The server speaks first, so the bridge begins at once and has used the listener up.
-    fn dial_bridged(&mut self, ticket: Ticket) -> Result<()> {
+    fn dial_bridged(&mut self, ticket: Ticket, resumed: bool) -> Result<()> {
         self.end_bridge();
         let node = splice::dial(&self.settings.socket, ticket);
         let node = node.map_err(Error::call("open", "the session's connection to the node"))?;
@@ -445,7 +445,8 @@ impl Agent {
         let ended = move |how| {
             let _unheard = queue.send(Message::BridgeEnded(ticket, how));
         };
-        let bridge = bridge::start(paths, account, &self.params, paths.display + self.bridges, node, ended)?;
+        let display = bridge::Display { number: paths.display + self.bridges, resumed };
+        let bridge = bridge::start(paths, account, &self.params, display, node, ended)?;
         leftover::note(&paths.run, bridge.pid());
         self.bridge = Some((ticket, bridge));
         self.event(Event::Claimed);

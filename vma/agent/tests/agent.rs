@@ -3,6 +3,7 @@
 mod node;
 
 use node::{Agent, Browser, Client, HiddenWindow, Node, open};
+use std::{thread, time::Duration};
 use tempfile::TempDir;
 use vma_proto::{FromVma, Kind, PROTO, Session, ToVma};
 
@@ -214,18 +215,25 @@ fn a_display_on_which_nothing_is_drawn_is_made_to_be_drawn() {
         return;
     }
     let (_dir, agent, mut node) = stage("/usr/bin/nxagent");
-    // Nothing draws on the desktop of these tests. The first bridge makes way for another, which the page asks for.
-    let _first = Browser::new(node.browse([1; 16], "1000x600", false));
+    // Nothing draws on the desktop of these tests. In a new session that is no reason for anything.
+    let first = Browser::new(node.browse([1; 16], "1000x600", false));
+    node.until(&FromVma::State(Session::Connected));
+    thread::sleep(Duration::from_secs(6));
+    agent.wait_for_bridge(true);
+    drop(first);
+    node.until(&FromVma::State(Session::Suspended));
+    // When it has a display again, that one makes way for another, which the page asks for.
+    let _second = Browser::new(node.browse([2; 16], "1000x600", true));
     node.until(&FromVma::State(Session::Connected));
     node.until(&FromVma::State(Session::Suspended));
-    let second = Browser::new(node.browse([2; 16], "1000x600", true));
+    let third = Browser::new(node.browse([3; 16], "1000x600", true));
     node.until(&FromVma::State(Session::Connected));
     agent.wait_for_desktop_size(1000, 525);
     agent.wait_for_desktop_size(1000, 600);
-    // That the first one made way is forgotten with the second, however that one ends.
-    drop(second);
+    // That the second made way is forgotten with the third, however that one ends.
+    drop(third);
     node.until(&FromVma::State(Session::Suspended));
-    let _third = Browser::new(node.browse([3; 16], "1000x600", true));
+    let _fourth = Browser::new(node.browse([4; 16], "1000x600", true));
     node.until(&FromVma::State(Session::Connected));
     node.until(&FromVma::State(Session::Suspended));
 }

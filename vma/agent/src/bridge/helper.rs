@@ -1,4 +1,4 @@
-//! `vma bridge XVNC NXPROXY DISPLAY PORT GEOMETRY XAUTHORITY`, with the session's connection as standard input:
+//! `vma bridge XVNC NXPROXY DISPLAY PORT GEOMETRY XAUTHORITY [resumed]`, with the session's connection as standard input:
 //! runs as the user and lasts as long as the connection and nxagent both do.
 
 use super::{COOKIE, cookie, wm, x11::Display};
@@ -19,11 +19,15 @@ struct Plan {
     port: u16,
     geometry: String,
     xauthority: PathBuf,
+    resumed: bool,
 }
+
+/// The word that says that the session had a display before.
+pub const RESUMED: &str = "resumed";
 
 /// Runs the bridge to its end.
 pub fn main(args: &[OsString]) -> anyhow::Result<ExitCode> {
-    let plan = plan(args).context("Usage: vma bridge XVNC NXPROXY DISPLAY PORT GEOMETRY XAUTHORITY")?;
+    let plan = plan(args).context("Usage: vma bridge XVNC NXPROXY DISPLAY PORT GEOMETRY XAUTHORITY [resumed]")?;
     let (end, ended) = mpsc::channel();
     let mut server = Guard(plan.xvnc().spawn().with_context(|| format!("Cannot run {}", plan.xvnc.display()))?);
     wait_ready(&mut server.0).context("The X server does not start")?;
@@ -32,7 +36,8 @@ pub fn main(args: &[OsString]) -> anyhow::Result<ExitCode> {
     display.manage().context("Cannot manage the display")?;
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
     let blank = PathBuf::from(runtime).join("bridge.blank");
-    watch(end.clone(), "display", move || wm::serve(&mut display, &blank).to_string());
+    let blank = plan.resumed.then_some(blank);
+    watch(end.clone(), "display", move || wm::serve(&mut display, blank.as_deref()).to_string());
     let client = plan.nxproxy().spawn().with_context(|| format!("Cannot run {}", plan.nxproxy.display()))?;
     let client = Guard(client);
     let proxy = nix::unistd::Pid::from_raw(client.0.id() as i32);
@@ -43,6 +48,10 @@ pub fn main(args: &[OsString]) -> anyhow::Result<ExitCode> {
 }
 
 fn plan(args: &[OsString]) -> Option<Plan> {
+    let (args, resumed) = match args.split_last()? {
+        (last, rest) if last == RESUMED => (rest, true),
+        _ => (args, false),
+    };
     let [xvnc, nxproxy, display, port, geometry, xauthority] = args else { return None };
     Some(Plan {
         xvnc: xvnc.into(),
@@ -51,6 +60,7 @@ fn plan(args: &[OsString]) -> Option<Plan> {
         port: port.to_str()?.parse().ok()?,
         geometry: geometry.to_str()?.to_owned(),
         xauthority: xauthority.into(),
+        resumed,
     })
 }
 
@@ -121,5 +131,7 @@ mod tests {
         assert!(words.contains(&"-inetd") && !words.contains(&"-ac"), "{words:?}");
         assert!(plan(&args[1..]).is_none());
         assert_eq!(plan(&args).expect("a plan").nxproxy, PathBuf::from("/n"));
+        let again = [&args[..], &[OsString::from(RESUMED)]].concat();
+        assert!(plan(&again).expect("a plan").resumed && !plan(&args).expect("a plan").resumed);
     }
 }

@@ -51,20 +51,30 @@ impl Programs {
     }
 }
 
+/// What a bridge shows the session on.
+#[derive(Clone, Copy, Debug)]
+pub struct Display {
+    /// The X server's.
+    pub number: u16,
+    /// The session had another one before, so its programs have drawn already, and nxagent has to show that.
+    pub resumed: bool,
+}
+
 /// Runs the bridge as the user, on this display, with the session's connection; `ended` hears of its end.
 pub fn start(
     paths: &Paths,
     account: &Account,
     params: &Params,
-    display: u16,
+    display: Display,
     connection: UnixStream,
     ended: impl FnOnce(String) + Send + 'static,
 ) -> Result<Process> {
-    paths.clear_display(display);
+    paths.clear_display(display.number);
     let mut command = proc::as_user(account, Path::new("/proc/self/exe"));
     command.arg("bridge").args([&paths.bridge.xvnc, &paths.bridge.nxproxy]);
-    command.args([display.to_string(), paths.port().to_string(), geometry(params)]).arg(xauthority(&paths.run));
-    command.envs(environment::of_session(account, params, display, &session::nx_root(account)?));
+    command.args([display.number.to_string(), paths.port().to_string(), geometry(params)]).arg(xauthority(&paths.run));
+    command.args(display.resumed.then_some(helper::RESUMED));
+    command.envs(environment::of_session(account, params, display.number, &session::nx_root(account)?));
     let log = account.runtime.join("bridge.log");
     command.stdin(std::os::fd::OwnedFd::from(connection));
     command.stdout(session::log_for(&log, account)).stderr(session::log_for(&log, account));

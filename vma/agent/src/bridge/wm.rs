@@ -94,19 +94,21 @@ impl Due {
     }
 }
 
-/// Manages until the display is gone, or no window comes. `blank` is a file that tells the next bridge that this one
-/// ended because nothing was drawn. It is for the next one alone, however that one ends.
-pub fn serve(display: &mut Display, blank: &Path) -> io::Error {
-    let again = fs::remove_file(blank).is_ok();
+/// Manages until the display is gone, or no window comes. Where the session had a display before, `blank` is a file that
+/// tells the next bridge that this one ended because nothing was drawn. It is for the next one alone, however that ends.
+pub fn serve(display: &mut Display, blank: Option<&Path>) -> io::Error {
+    let again = blank.is_some_and(|blank| fs::remove_file(blank).is_ok());
     let (root, size) = display.root;
     let mut manager = Manager { root, size, shown: vec![] };
+    // The programs of a session that is new may take long before they draw, and are not held back.
+    let shown = if blank.is_some() { Due::Look(0) } else { Due::Nothing };
     let (mut due, mut since) = (Due::Window, Instant::now());
     loop {
         let next = match display.next(due.limit().map(|limit| since + limit)) {
             Ok(Some(event)) => {
                 let maps = matches!(event, Event::MapRequest(_));
                 let acts = manager.react(event);
-                perform(display, acts).map(|()| if maps { Some(Due::Look(0)) } else { None })
+                perform(display, acts).map(|()| maps.then_some(shown))
             }
             Ok(None) if due == Due::Look(0) && !again => first_look(display, manager.size, blank).map(Some),
             Ok(None) => overdue(display, &manager, due).map(Some),
@@ -122,9 +124,9 @@ pub fn serve(display: &mut Display, blank: &Path) -> io::Error {
 
 /// nxagent's account begins anew with each display, so where nothing was drawn the bridge ends, and the page comes back
 /// at once for another.
-fn first_look(display: &mut Display, size: Size, blank: &Path) -> io::Result<Due> {
+fn first_look(display: &mut Display, size: Size, blank: Option<&Path>) -> io::Result<Due> {
     // Without its file the next one would end as well, and the one after it.
-    if !display.is_bare(size)? || fs::File::create(blank).is_err() {
+    if !display.is_bare(size)? || blank.is_none_or(|blank| fs::File::create(blank).is_err()) {
         return Ok(Due::Nothing);
     }
     Err(io::Error::other("nothing was drawn"))
