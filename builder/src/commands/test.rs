@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 fn suites(full: bool) -> anyhow::Result<Vec<Suite>> {
     let roost = std::env::current_exe().context("Cannot find the running program")?.display().to_string();
     let cargo = |line: &str| words(&format!("cargo {line}"));
-    let mut scenarios = cargo("test --locked -p qemu-tests -- --test-threads=1");
+    let mut scenarios = cargo("test --locked --no-fail-fast -p qemu-tests -- --test-threads=1");
     if full {
         scenarios.push("--include-ignored".to_owned());
     }
@@ -58,7 +58,7 @@ fn suites(full: bool) -> anyhow::Result<Vec<Suite>> {
         suite(
             "unit",
             "tests beside the code, properties, conformance, formats",
-            vec![cargo("test --locked --workspace --exclude qemu-tests")],
+            vec![cargo("test --locked --no-fail-fast --workspace --exclude qemu-tests")],
         ),
         suite(
             "build",

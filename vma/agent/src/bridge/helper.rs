@@ -1,13 +1,17 @@
 //! `vma bridge XVNC NXPROXY DISPLAY PORT GEOMETRY XAUTHORITY [resumed]`, with the session's connection as standard input:
 //! runs as the user and lasts as long as the connection and nxagent both do.
 
-use super::{COOKIE, cookie, wm, x11::Display};
+use super::{
+    COOKIE, cookie,
+    wm::{self, Blanks},
+    x11::Display,
+};
 use crate::proc;
 use anyhow::{Context, ensure};
 use std::{
     ffi::OsString,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::mpsc::{self, Sender},
 };
@@ -35,9 +39,8 @@ pub fn main(args: &[OsString]) -> anyhow::Result<ExitCode> {
         Display::open(plan.display, COOKIE, &cookie(&plan.xauthority)?).context("Cannot use the display")?;
     display.manage().context("Cannot manage the display")?;
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
-    let blank = PathBuf::from(runtime).join("bridge.blank");
-    let blank = plan.resumed.then_some(blank);
-    watch(end.clone(), "display", move || wm::serve(&mut display, blank.as_deref()).to_string());
+    let blanks = Blanks::in_folder(Path::new(&runtime));
+    watch(end.clone(), "display", move || wm::serve(&mut display, &blanks, plan.resumed).to_string());
     let client = plan.nxproxy().spawn().with_context(|| format!("Cannot run {}", plan.nxproxy.display()))?;
     let client = Guard(client);
     let proxy = nix::unistd::Pid::from_raw(client.0.id() as i32);

@@ -12,13 +12,19 @@
 use super::x11::{Change, Display, Event, Size, Window};
 use std::{
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 /// A session that shows nothing by then does not come any more.
 const FIRST_WINDOW: Duration = Duration::from_secs(45);
-/// A desktop has drawn something by then; on a busy node it takes longer, so each further look waits twice as long.
+/// How often a display is looked at until it shows something.
+const POLL: Duration = Duration::from_millis(500);
+/// So many looks find a desktop drawn that comes back, or it is blank.
+const POLLS: u8 = 8;
+/// So many displays in a row make way for another: where one of ten is blank, five never are.
+const DISPLAYS: u8 = 4;
+/// The first wait between two changes of size; on a busy node all takes longer, so each further one is twice as long.
 const LOOK: Duration = Duration::from_secs(4);
 /// How long nxagent has for a change of size, the first time.
 const RESTORE: Duration = Duration::from_millis(1500);
@@ -76,7 +82,9 @@ impl Manager {
 enum Due {
     /// There must be a window.
     Window,
-    /// It must have been drawn. So often it was not.
+    /// It should have been drawn. So often it was not.
+    Poll(u8),
+    /// It must have been drawn. So often it was resized.
     Look(u8),
     /// Its size comes back.
     Restore(u8),
@@ -87,6 +95,7 @@ impl Due {
     fn limit(self) -> Option<Duration> {
         match self {
             Self::Window => Some(FIRST_WINDOW),
+            Self::Poll(_) => Some(POLL),
             Self::Look(tries) => Some(LOOK * (1 << tries)),
             Self::Restore(tries) => Some(RESTORE * (1 << tries)),
             Self::Nothing => None,
@@ -94,14 +103,39 @@ impl Due {
     }
 }
 
-/// Manages until the display is gone, or no window comes. Where the session had a display before, `blank` is a file that
-/// tells the next bridge that this one ended because nothing was drawn. It is for the next one alone, however that ends.
-pub fn serve(display: &mut Display, blank: Option<&Path>) -> io::Error {
-    let again = blank.is_some_and(|blank| fs::remove_file(blank).is_ok());
+/// How many displays of the session in a row were blank: a file, since each has a bridge of its own.
+pub struct Blanks(PathBuf);
+
+impl Blanks {
+    /// In this folder of the session's user.
+    pub fn in_folder(runtime: &Path) -> Self {
+        Self(runtime.join("bridge.blanks"))
+    }
+
+    fn number(&self) -> u8 {
+        fs::read_to_string(&self.0).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    fn one_more(&self) -> io::Result<()> {
+        fs::write(&self.0, self.number().saturating_add(1).to_string())
+    }
+
+    fn none(&self) {
+        // None is there as a rule.
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+/// Manages until the display is gone, or no window comes. `resumed` says that the session had a display before: what
+/// its programs drew is owed to this one. Those of a new session may take long before they draw anything.
+pub fn serve(display: &mut Display, blanks: &Blanks, resumed: bool) -> io::Error {
     let (root, size) = display.root;
     let mut manager = Manager { root, size, shown: vec![] };
-    // The programs of a session that is new may take long before they draw, and are not held back.
-    let shown = if blank.is_some() { Due::Look(0) } else { Due::Nothing };
+    let shown = match resumed {
+        false => Due::Nothing,
+        true if blanks.number() < DISPLAYS => Due::Poll(0),
+        true => Due::Look(0),
+    };
     let (mut due, mut since) = (Due::Window, Instant::now());
     loop {
         let next = match display.next(due.limit().map(|limit| since + limit)) {
@@ -110,8 +144,7 @@ pub fn serve(display: &mut Display, blank: Option<&Path>) -> io::Error {
                 let acts = manager.react(event);
                 perform(display, acts).map(|()| maps.then_some(shown))
             }
-            Ok(None) if due == Due::Look(0) && !again => first_look(display, manager.size, blank).map(Some),
-            Ok(None) => overdue(display, &manager, due).map(Some),
+            Ok(None) => overdue(display, &manager, due, blanks).map(Some),
             Err(error) => return error,
         };
         match next {
@@ -122,23 +155,24 @@ pub fn serve(display: &mut Display, blank: Option<&Path>) -> io::Error {
     }
 }
 
-/// nxagent's account begins anew with each display, so where nothing was drawn the bridge ends, and the page comes back
-/// at once for another.
-fn first_look(display: &mut Display, size: Size, blank: Option<&Path>) -> io::Result<Due> {
-    // Without its file the next one would end as well, and the one after it.
-    if !display.is_bare(size)? || blank.is_none_or(|blank| fs::File::create(blank).is_err()) {
-        return Ok(Due::Nothing);
-    }
-    Err(io::Error::other("nothing was drawn"))
-}
-
-/// A desktop of which two displays in a row show nothing may be one of a single colour: its window only gets another
-/// size, and its own again, which has most programs draw.
-fn overdue(display: &mut Display, manager: &Manager, due: Due) -> io::Result<Due> {
+/// Nothing was drawn. nxagent's account begins anew with each display, so the bridge ends, and the page comes back at
+/// once for another. A desktop of which some displays in a row show nothing may be one of a single colour: then the
+/// window only gets another size, and its own again, which has most programs draw.
+fn overdue(display: &mut Display, manager: &Manager, due: Due, blanks: &Blanks) -> io::Result<Due> {
     let size = manager.size;
     match due {
         Due::Window => Err(io::Error::other(format!("nxagent showed no window in {FIRST_WINDOW:?}"))),
-        Due::Look(tries) if tries < LOOKS && display.is_bare(size)? => {
+        Due::Poll(_) | Due::Look(_) if !display.is_bare(size)? => {
+            blanks.none();
+            Ok(Due::Nothing)
+        }
+        Due::Poll(polls) if polls + 1 < POLLS => Ok(Due::Poll(polls + 1)),
+        Due::Poll(_) => match blanks.one_more() {
+            Ok(()) => Err(io::Error::other("nothing was drawn")),
+            // Nobody could tell how often that was, and it might go on for ever.
+            Err(_) => Ok(Due::Look(0)),
+        },
+        Due::Look(tries) if tries < LOOKS => {
             tracing::info!(tries, "Nothing is drawn: the session's window is resized");
             perform(display, manager.all(Size(size.0, size.1 - size.1 / SHRINK)))?;
             Ok(Due::Restore(tries))
