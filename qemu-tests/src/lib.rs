@@ -4,16 +4,18 @@
 //! tells a story over [`builder::lab`]. They run one at a time: two emulated machines at once on two
 //! cores are slower than one after the other.
 
+pub mod cuts;
 mod forge;
 mod numbers;
 
 pub use forge::{Forge, artifact};
 pub use numbers::Numbers;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use builder::lab::{Chaos, Cluster, Images, LabError};
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -60,6 +62,13 @@ pub fn wait_for_successor(chaos: &mut Chaos, name: &str, ended: &[u32], limit: D
     };
     wait_until(limit, &mut replaced);
     ensure!(replaced(), "{name}: {ended:?} were ended, and now there are {now:?}");
+    Ok(())
+}
+
+/// Copies the disk of a machine that is off, of QEMU's `format`, to a raw file; what is zero takes no room.
+pub fn copy_raw(format: &str, from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("qemu-img").args(["convert", "-f", format, "-O", "raw"]).arg(from).arg(to).status();
+    ensure!(status.context("Cannot run qemu-img")?.success(), "qemu-img convert {}", from.display());
     Ok(())
 }
 

@@ -5,15 +5,9 @@ use anyhow::{Context, Result, ensure};
 use builder::lab::{Boot, Lab};
 use image::slot::{self, Identity, New, Side, Slots, Sources, State};
 use image::verity;
-use qemu_tests::images;
+use qemu_tests::{copy_raw, images};
 use sha2::{Digest, Sha256};
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
 /// From power-on, or from a reset, to what comes next.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -113,12 +107,5 @@ fn replace(uki: &mut [u8], section: &'static str, from: &str, to: &str) -> Resul
     let places: Vec<_> = places.into_iter().map(|(at, _)| start + at).collect();
     ensure!(!places.is_empty(), "{section} has no {from}");
     places.into_iter().for_each(|at| uki[at..at + to.len()].copy_from_slice(to.as_bytes()));
-    Ok(())
-}
-
-/// Copies a disk; what is zero takes no room.
-fn copy_raw(format: &str, from: &Path, to: &PathBuf) -> Result<()> {
-    let status = Command::new("qemu-img").args(["convert", "-f", format, "-O", "raw"]).arg(from).arg(to).status();
-    ensure!(status.context("Cannot run qemu-img")?.success(), "qemu-img convert {}", from.display());
     Ok(())
 }

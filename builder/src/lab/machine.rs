@@ -29,6 +29,7 @@ pub struct Boot {
     plug: Option<Plug>,
     extra: Vec<String>,
     chaos: bool,
+    recorded: bool,
     keys: Option<PathBuf>,
 }
 
@@ -45,6 +46,7 @@ impl Boot {
             plug: None,
             extra: Vec::new(),
             chaos: false,
+            recorded: false,
             keys: None,
         }
     }
@@ -85,6 +87,12 @@ impl Boot {
         self
     }
 
+    /// Records all that it writes to its disk: see [`Machine::recording`].
+    pub fn recorded(mut self) -> Self {
+        self.recorded = true;
+        self
+    }
+
     /// Its firmware starts only what the keys of this folder (of `roost keys`) signed: Secure Boot is on.
     pub fn secure_boot(mut self, keys: &Path) -> Self {
         self.firmware = Firmware::Uefi;
@@ -116,6 +124,7 @@ pub struct Machine {
     console: Console,
     qmp: PathBuf,
     chaos: PathBuf,
+    writes: PathBuf,
     router_port: u16,
     started: Instant,
 }
@@ -144,6 +153,7 @@ impl Machine {
             console: Console::at(files.console),
             qmp: files.qmp,
             chaos: files.chaos,
+            writes: files.writes,
             router_port,
             started,
         })
@@ -184,6 +194,12 @@ impl Machine {
         Chaos::connect(&self.chaos)
     }
 
+    /// The log of its writes, for [`super::Recording::read`] once it is off; it must have been booted with
+    /// [`Boot::recorded`].
+    pub fn recording(&self) -> &Path {
+        &self.writes
+    }
+
     /// Presses the power button (ACPI).
     pub fn press_power_button(&self) -> Result<(), LabError> {
         self.qmp()?.command("system_powerdown", json!({})).map(drop)
@@ -219,6 +235,7 @@ struct Files {
     log: PathBuf,
     qmp: PathBuf,
     chaos: PathBuf,
+    writes: PathBuf,
     seed: Option<PathBuf>,
 }
 
@@ -233,6 +250,7 @@ impl Files {
             log: path("qemu.log"),
             qmp: path("qmp"),
             chaos: path("chaos"),
+            writes: path("writes"),
             seed: boot.seed.as_ref().map(|_| path("seed.toml")),
         };
         if !files.disk.exists() {
@@ -244,6 +262,9 @@ impl Files {
                 Some(keys) => vars::enrol(Path::new(OVMF_VARS), keys, &files.vars)?,
                 None => file("copy", Path::new(OVMF_VARS), |p| std::fs::copy(p, &files.vars)).map(drop)?,
             }
+        }
+        if boot.recorded {
+            file("empty", &files.writes, |p| std::fs::write(p, b""))?;
         }
         if let (Some(path), Some(text)) = (&files.seed, &boot.seed) {
             file("write", path, |p| std::fs::write(p, text))?;
@@ -268,6 +289,25 @@ fn own_network(router_port: u16) -> [(&'static str, String); 2] {
     [("-netdev", user), ("-device", "virtio-net-pci,netdev=net,romfile=".to_owned())]
 }
 
+/// Its disk. Flushes go no further than they must: a machine's power is cut by ending QEMU, not this host.
+fn disk(boot: &Boot, files: &Files) -> Vec<(&'static str, String)> {
+    let disk = files.disk.display();
+    if !boot.recorded {
+        return vec![("-drive", format!("if=none,id=disk,file={disk},format=qcow2,cache=unsafe,discard=unmap"))];
+    }
+    let file = |name: &str, path: &Path| {
+        let path = path.display();
+        format!("driver=file,node-name={name},filename={path},discard=unmap,cache.no-flush=on")
+    };
+    let log = "driver=blklogwrites,node-name=disk,file=image,log=log,log-sector-size=512";
+    vec![
+        ("-blockdev", file("file", &files.disk)),
+        ("-blockdev", "driver=qcow2,node-name=image,file=file,discard=unmap,cache.no-flush=on".to_owned()),
+        ("-blockdev", file("log", &files.writes)),
+        ("-blockdev", log.to_owned()),
+    ]
+}
+
 /// QEMU's arguments. TCG: these machines must boot where there is no hardware virtualisation at all.
 fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>, LabError> {
     let mut args: Vec<String> = Vec::new();
@@ -281,7 +321,9 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
     add("-display", "none".to_owned());
     add("-serial", format!("file:{}", files.console.display()));
     add("-qmp", format!("unix:{},server=on,wait=off", files.qmp.display()));
-    add("-drive", format!("if=none,id=disk,file={},format=qcow2,cache=unsafe,discard=unmap", files.disk.display()));
+    for (flag, value) in disk(boot, files) {
+        add(flag, value);
+    }
     add("-device", "virtio-blk-pci,drive=disk".to_owned());
     for (flag, value) in boot.plug.as_ref().map_or_else(|| own_network(router_port), Plug::args) {
         add(flag, value);
