@@ -101,11 +101,12 @@ fn sample(from: Vec<Cut>, number: usize) -> Vec<Cut> {
 
 /// Boots the disk that a cut left, and waits until the node is Ready on this version.
 fn boots_from(lab: &Lab, store: &Store, seed: &str, disk: &Path, version: &str) -> Result<Duration> {
-    let kept = lab.path("cut.qcow2");
-    if kept.exists() {
-        std::fs::remove_file(&kept).context("Cannot remove the disk of the cut before")?;
+    // The same machine, with another disk.
+    let there = lab.path("cut");
+    if there.exists() {
+        std::fs::remove_dir_all(&there).context("Cannot remove the machine of the cut before")?;
     }
-    let mut node = lab.boot(Boot::new(disk).name("cut").seed(seed.to_owned()))?;
+    let mut node = Lab::at(there)?.boot(Boot::new(disk).seed(seed.to_owned()))?;
     store.wait_ready(&mut node)?;
     let took = node.started().elapsed();
     store.wait_for(version, "host", "name=node1", LIMIT, |host| host["versions"]["running"] == version)?;
