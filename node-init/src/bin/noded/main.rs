@@ -27,7 +27,6 @@ mod backoff;
 mod board;
 mod clock;
 mod dial;
-mod files;
 mod grant;
 mod guests;
 mod identity;
@@ -61,6 +60,7 @@ use model::{
     sync::Inventory,
 };
 use network::{Network, Uplink, Wanted};
+use node_init::files;
 use paths::Paths;
 use std::{os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration};
 use sync::{Cluster, Keeper, Store};

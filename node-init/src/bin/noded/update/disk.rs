@@ -5,6 +5,7 @@ use crate::paths::Paths;
 use image::device::Device;
 use image::slot::Slots;
 use image::verity::{self, Verity};
+use node_init::release;
 use rustix::fs::{Advice, fadvise};
 use std::{
     fs::{self, File},
@@ -14,8 +15,6 @@ use std::{
 
 /// Kernel command line.
 const CMDLINE: &str = "/proc/cmdline";
-/// Says what this node runs.
-const OS_RELEASE: &str = "/usr/lib/os-release";
 
 /// What runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +35,7 @@ impl Running {
         let disk = fs::read_to_string(paths.at(model::paths::ROOT_DISK)).ok()?;
         let cmdline = fs::read_to_string(CMDLINE).ok()?;
         let word = verity::on_cmdline(&cmdline)?;
-        let (name, version) = release(&fs::read_to_string(OS_RELEASE).ok()?)?;
+        let (name, version) = release::image(&fs::read_to_string(release::PATH).ok()?)?;
         Some(Self { name, version, verity: word.parse().ok()?, disk: disk.trim().into() })
     }
 
@@ -54,15 +53,6 @@ impl Running {
     pub fn slots(&self, disk: &mut RootDisk) -> Result<Slots, UpdateError> {
         Ok(Slots::read(disk, Some(&self.verity.root))?)
     }
-}
-
-/// Name and version of the image.
-fn release(text: &str) -> Option<(String, String)> {
-    let field = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-        Some(value.trim_matches('"').to_owned())
-    };
-    Some((field("IMAGE_ID")?, field("IMAGE_VERSION")?))
 }
 
 /// A disk whose reads can be made to come from the medium.
@@ -96,17 +86,5 @@ impl Device for RootDisk {
         // Only clean pages are dropped.
         self.0.sync_data()?;
         Ok(fadvise(&self.0, 0, None, Advice::DontNeed)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_image_says_what_it_is() {
-        let text = "NAME=\"Roost\"\nVERSION_ID=2.1\nIMAGE_ID=node\nIMAGE_VERSION=\"2.1\"\n";
-        assert_eq!(release(text), Some(("node".to_owned(), "2.1".to_owned())));
-        assert_eq!(release("ID=debian\n"), None);
     }
 }
