@@ -48,7 +48,7 @@ fn push<'a>(out: &mut String, widths: &[usize], cells: impl Iterator<Item = &'a 
 }
 
 /// Names and reasons come from people and guests: no control character of theirs reaches the terminal.
-fn clean(cell: &str) -> String {
+pub fn clean(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

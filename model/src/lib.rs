@@ -4,6 +4,7 @@
 //! types at the edge of each program and trusted from there on.
 
 pub mod api;
+pub mod boot;
 pub mod digest;
 pub mod filter;
 pub mod frame;

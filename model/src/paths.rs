@@ -45,6 +45,8 @@ pub const TRIAL_LIMIT: &str = "/state/update/trial-limit";
 pub const TRIAL_WHY: &str = "/state/update/why";
 /// Logs that outlive a boot.
 pub const LOG: &str = "/state/log";
+/// One folder for each of the last boots: how it ended, and its last words.
+pub const BOOTS: &str = "/state/log/boots";
 
 /// Inside a guest: directory of the agent's socket, read-only.
 pub const GUEST_SOCKET_DIR: &str = "/run/roost";

@@ -10,6 +10,7 @@
 
 use crate::{
     DiId, Digest, HostId, UserId, VmId,
+    boot::BootReport,
     grant::SignedGrant,
     key::Config,
     state::{HostState, UserState, VmState, Want},
@@ -50,6 +51,8 @@ pub enum ToStore {
     Timeline(String),
     /// What the node runs and could run, whenever it changes and after Hello.
     Versions(Versions),
+    /// A boot of this node. One that has ended is told once and again until the answer, [`ToNode::BootKept`].
+    Boot(BootReport),
 }
 
 /// To a node. Append only.
@@ -79,6 +82,8 @@ pub enum ToNode {
     },
     /// End a user's logins now (deleted, another password, another code, logged out everywhere).
     EndLogins(UserId),
+    /// The boot of this id is known here: it need not be told again.
+    BootKept(String),
 }
 
 /// A node introduces itself.

@@ -1,10 +1,16 @@
 //! `qa host`: nodes.
 
 use super::{Command, Session, delete, keys, list, on_many};
-use crate::{args::SyntaxError, output, table::Table};
+use crate::{
+    args::SyntaxError,
+    output,
+    table::{Table, clean},
+};
 use model::init::Timeline;
 use model::{
-    api::{Added, Cluster, Done, HostCounters, HostRow, NewHost, NewToken, Token, TokenKind, UpdateHosts},
+    api::{
+        Added, BootLog, BootRow, Cluster, Done, HostCounters, HostRow, NewHost, NewToken, Token, TokenKind, UpdateHosts,
+    },
     seed,
     update::Versions,
 };
@@ -28,6 +34,21 @@ pub const COMMANDS: &[Command] = &[
         },
     },
     list!("host", "list", "/hosts", list, "Lists nodes; HKD is the time since the node's last word."),
+    Command {
+        object: "host",
+        name: "log",
+        usage: "[-f FILTER] [boot=N]",
+        doc: "Lists the last boots of nodes and how each ended; with boot=N, an id of that list, shows the last words of one: \
+              of the kernel if it panicked, and of the node's log.",
+        verb: None,
+        read: |invocation| {
+            let boot: Option<u32> = keys(invocation, &["boot"])?.parsed("boot", "the id of a boot")?;
+            Ok(Box::new(move |session| match boot {
+                Some(boot) => last_words(session, boot),
+                None => session.list("/hosts/boots", boots),
+            }))
+        },
+    },
     list!("host", "counters", "/hosts/counters", counters, "Lists what nodes' routers have counted."),
     Command {
         object: "host",
@@ -156,6 +177,39 @@ fn of_versions(versions: &Versions) -> Vec<String> {
 fn of_update(row: &HostRow) -> Option<String> {
     let update = row.update.as_ref()?;
     update.halted.as_ref().map(|why| format!("update to {} halted: {why}", update.version))
+}
+
+fn boots(rows: Vec<BootRow>) -> Vec<Table> {
+    let mut table = Table::new(&["Id", "Host", "Began", "Version", "Lasted", "End", "Why"]);
+    for row in rows {
+        // The node tells of the one that runs when it begins.
+        let lasted = if row.end == "running" { String::new() } else { output::clock(row.lasted_s) };
+        table.row(vec![row.id.to_string(), row.host, row.began, row.version, lasted, row.end, row.why]);
+    }
+    vec![table]
+}
+
+/// Texts come from a node's kernel and programs: no control character of theirs reaches the terminal.
+fn last_words(session: &Session, id: u32) -> anyhow::Result<ExitCode> {
+    if session.filter.is_some() {
+        let of_hosts: Vec<BootRow> = session.client.get("/hosts/boots", &session.query())?;
+        anyhow::ensure!(of_hosts.iter().any(|row| row.id == id), "None of these hosts has a boot {id}");
+    }
+    let found: BootLog = session.client.get(&format!("/hosts/boots/{id}"), &[])?;
+    if session.json {
+        output::say(&format!("{}\n", serde_json::to_string_pretty(&found)?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let BootLog { boot, panic, log } = found;
+    output::say(&boots(vec![boot])[0].render(session.quiet));
+    for (title, text) in [("The kernel's last words", panic), ("The node's log", log)] {
+        if !text.is_empty() {
+            let head = if session.quiet { String::new() } else { format!("\n{title}:\n") };
+            let lines: String = text.lines().map(|line| format!("{}\n", clean(line))).collect();
+            output::say(&format!("{head}{lines}"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn counters(rows: Vec<HostCounters>) -> Vec<Table> {

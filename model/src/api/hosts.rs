@@ -117,6 +117,39 @@ messages! {
         pub address: String,
     }
 
+    /// A boot of a node.
+    pub struct BootRow {
+        /// Its id.
+        pub id: u32,
+        /// The node.
+        #[cfg_attr(feature = "openapi", schema(value_type = u32))]
+        pub host_id: HostId,
+        /// Its name.
+        pub host: String,
+        /// The kernel's boot id.
+        pub boot: String,
+        /// Version that ran; empty: not known.
+        pub version: String,
+        /// When the kernel started, by the node's clock, such as `2026-11-21 14:00:00Z`; empty: not known.
+        pub began: String,
+        /// Seconds from there to its last sign of life.
+        pub lasted_s: u64,
+        /// How it ended: `running`, `reboot`, `power-off`, `gave-up`, `panic`, `hang`, or `cut` (no word at all).
+        pub end: String,
+        /// On whose word, or for what reason.
+        pub why: String,
+    }
+
+    /// A boot and its last words.
+    pub struct BootLog {
+        /// Which.
+        pub boot: BootRow,
+        /// The end of the kernel's log as it panicked; empty: it did not, or could not keep it.
+        pub panic: String,
+        /// Beginning and end of the node's log in that boot.
+        pub log: String,
+    }
+
     /// Counters of a node's router.
     pub struct HostCounters {
         /// The node.

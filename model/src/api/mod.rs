@@ -22,6 +22,8 @@
 //! | POST `/images` | | [`NewNodeImage`] | [`NodeImageRow`] |
 //! | DELETE `/images/{id}` | | | 204 |
 //! | GET `/hosts/counters` | filter | | [`HostCounters`] list |
+//! | GET `/hosts/boots` | filter | | [`BootRow`] list, newest first |
+//! | GET `/hosts/boots/{id}` | | | [`BootLog`] |
 //! | GET `/osfs` | filter | | [`OsfRow`] list |
 //! | POST `/osfs` | | [`NewOsf`] | [`Added`] |
 //! | DELETE `/osfs` | filter | | [`Done`] |

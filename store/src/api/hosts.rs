@@ -13,7 +13,7 @@ use axum::{
 use http::StatusCode;
 use model::{
     HostId,
-    api::{Added, Done, HostCounters, HostRow, NewHost, UpdateHosts},
+    api::{Added, BootLog, BootRow, Done, HostCounters, HostRow, NewHost, UpdateHosts},
     filter::Object,
     init::Timeline,
 };
@@ -23,6 +23,8 @@ pub(super) fn router() -> Router<Arc<Store>> {
     Router::new()
         .route("/hosts", get(list).post(add).delete(del))
         .route("/hosts/counters", get(counters))
+        .route("/hosts/boots", get(boots))
+        .route("/hosts/boots/{id}", get(boot_log))
         .route("/hosts/block", post(block))
         .route("/hosts/unblock", post(unblock))
         .route("/hosts/approve", post(approve))
@@ -42,6 +44,15 @@ async fn list(State(store): Shared, params: Params) -> Answer<Json<Vec<HostRow>>
 async fn counters(State(store): Shared, params: Params) -> Answer<Json<Vec<HostCounters>>> {
     let filter = params.filter(Object::Host)?;
     Ok(Json(store.db.read(move |tx| tx.host_counters(&filter)).await?))
+}
+
+async fn boots(State(store): Shared, params: Params) -> Answer<Json<Vec<BootRow>>> {
+    let filter = params.filter(Object::Host)?;
+    Ok(Json(store.db.read(move |tx| tx.boots(&filter)).await?))
+}
+
+async fn boot_log(State(store): Shared, Path(id): Path<u32>) -> Answer<Json<BootLog>> {
+    Ok(Json(store.db.read(move |tx| tx.boot_log(id)).await?))
 }
 
 async fn timeline(State(store): Shared, Path(id): Path<u32>) -> Answer<Json<Timeline>> {

@@ -71,6 +71,8 @@ pub const ALL: &[Route] = &[
     route("post", "/images", "Adds an update set that was uploaded", &[], One("NewNodeImage"), 201, One("NodeImageRow")),
     route("delete", "/images/{id}", "Deletes a version that no node is to run", &[], None, 204, None),
     route("get", "/hosts/counters", "Counters of routers", F, None, 200, Many("HostCounters")),
+    route("get", "/hosts/boots", "Boots of nodes and how they ended, newest first", F, None, 200, Many("BootRow")),
+    route("get", "/hosts/boots/{id}", "A boot of a node, with its last words", &[], None, 200, One("BootLog")),
     route("get", "/hosts/{id}/timeline", "A node's boot timeline", &[], None, 200, Any),
     route("get", "/osfs", "OS flavours", F, None, 200, Many("OsfRow")),
     route("post", "/osfs", "Adds an OS flavour", &[], One("NewOsf"), 201, One("Added")),

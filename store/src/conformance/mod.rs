@@ -29,6 +29,7 @@ macro_rules! promises {
     };
 }
 
+mod boots;
 mod people;
 mod rollouts;
 

@@ -9,6 +9,7 @@
 //!         --(closure)--> reader thread (query only, WAL)
 //! ```
 
+mod boots;
 mod config;
 mod desired;
 mod events;

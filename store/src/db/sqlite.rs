@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_002.sql"),
     include_str!("schema_003.sql"),
     include_str!("schema_004.sql"),
+    include_str!("schema_005.sql"),
 ];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;

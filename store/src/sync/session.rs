@@ -220,6 +220,12 @@ impl Session {
                 })
                 .await
             }
+            ToStore::Boot(report) => {
+                let boot = report.boot.clone();
+                db.write_quietly(move |tx| tx.boot_report(host, &report)).await?;
+                self.tell(ToNode::BootKept(boot));
+                Ok(())
+            }
             ToStore::Timeline(json) => db.write_quietly(move |tx| tx.timeline_set(host, &json)).await,
             ToStore::Hello(_) | ToStore::Join(_) => {
                 warn!(node = self.node.name, "A node said Hello or Join a second time");

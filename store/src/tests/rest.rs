@@ -101,6 +101,7 @@ async fn bad_input_is_told_with_what_was_expected() {
     check(Method::GET, "/nothing", "", 404, "openapi.json lists").await;
     check(Method::PUT, "/vms", "", 405, "does not take PUT").await;
     check(Method::GET, "/hosts/1/timeline", "", 404, "There is no host 1").await;
+    check(Method::GET, "/hosts/boots/7", "", 404, "There is no boot 7").await;
     let big = format!(r#"{{"login":"a","password":"{}"}}"#, "x".repeat(3 << 20));
     check(Method::POST, "/users", &big, 413, "cannot be read").await;
     let _: Added = admin.post("/users", &json!({ "login": "ann", "password": "pw" })).await;

@@ -4,6 +4,7 @@
 //! whatever differs from what was reported last.
 
 use super::{
+    boots::Teller,
     keeper::Keeper,
     talk::{Asked, Talk},
 };
@@ -71,6 +72,8 @@ pub struct Link<'a> {
     pub able: &'a mut watch::Receiver<Result<(), String>>,
     /// File of the boot timeline.
     pub timeline: PathBuf,
+    /// Boots that the store is to know of.
+    pub boots: Teller,
 }
 
 /// What the store was told last.
@@ -126,6 +129,7 @@ impl Link<'_> {
         // Told now, whether they changed since the last link or not.
         versions.mark_changed();
         let mut beat = self.beats();
+        self.tell_boot().await?;
         loop {
             // Before the reports: those read below are then at least as new.
             let known = self.able.borrow_and_update().is_ok();
@@ -191,6 +195,10 @@ impl Link<'_> {
                 }
             }
             ToNode::EndLogins(user) => self.board.end_logins(user),
+            ToNode::BootKept(boot) => {
+                self.boots.kept(boot).await;
+                self.tell_boot().await?;
+            }
             ToNode::Welcome(_) | ToNode::Refused(_) | ToNode::JoinPending | ToNode::Joined(_) => {
                 tracing::warn!("The store said something out of turn; ignored");
             }
@@ -236,6 +244,13 @@ impl Link<'_> {
         }
         self.keeper.keep_time().await;
         Ok(())
+    }
+
+    async fn tell_boot(&mut self) -> Result<(), LinkError> {
+        match self.boots.next().await {
+            Some(report) => self.send(&ToStore::Boot(report)).await,
+            None => Ok(()),
+        }
     }
 
     async fn send(&mut self, word: &ToStore) -> Result<(), LinkError> {

@@ -7,6 +7,7 @@
 //! Owns: the ledger, the board's `member`, `desired`, `grant_key`, `online` and `welcomed`.
 //! In: calls and counts by [`Store`], guests' reports, sessions, verdicts. Out: the board, aborts.
 
+mod boots;
 mod keeper;
 mod link;
 pub mod talk;
@@ -32,6 +33,7 @@ use model::{
     seed::Seed,
     sync::{ALPN, Hello, Inventory, JoinRequest, PROTO},
 };
+use node_init::boots::Boots;
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use talk::Talk;
 use tokio::sync::watch;
@@ -131,6 +133,7 @@ impl Cluster {
             guests: &mut self.guests,
             able: &mut self.able,
             timeline: self.paths.at(model::paths::TIMELINE),
+            boots: boots::Teller::new(Boots::at(self.paths.at(model::paths::BOOTS)), load::boot_id()),
         };
         let (error, talked) = link.run(hello, member).await;
         if talked {
