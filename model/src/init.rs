@@ -54,6 +54,11 @@ pub enum ToInit {
     RebootForUpdate(String),
 }
 
+/// On whose word a node reboots that was sent to this version.
+pub fn update_to(version: &str) -> String {
+    format!("the update to {version}")
+}
+
 /// To `noded`. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromInit {

@@ -32,6 +32,11 @@ const FOR_NODED: &[&str] = &[
 /// Power buttons, which no device asks for: one that is pressed as soon as the node is Ready must be heard.
 const FOR_BUTTONS: &[&str] = &["button", "evdev"];
 
+/// There when the machine was booted by UEFI.
+const FIRMWARE: &str = "/sys/firmware/efi";
+/// Writes the end of the kernel's log into variables of the firmware.
+const PANICS: &str = "efi_pstore";
+
 /// Loads modules as the kernel finds devices.
 pub struct Devices {
     socket: Socket,
@@ -54,6 +59,14 @@ impl Devices {
     /// Loads a module that is needed by name.
     pub fn require(&mut self, name: &str) -> Result<(), sys::Error> {
         self.loader.load(name).map(drop)
+    }
+
+    /// Lets the kernel keep the last words of a panic, where the firmware has room for them. Without it a panic says
+    /// nothing, and nothing else changes.
+    pub fn keep_panics(&mut self) {
+        if Path::new(FIRMWARE).is_dir() {
+            self.load(PANICS);
+        }
     }
 
     /// Loads modules, for devices that are there and for those that come, until `find` has found something (it is

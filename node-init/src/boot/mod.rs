@@ -15,14 +15,17 @@ mod trial;
 mod verity_root;
 
 pub use cgroups::Cgroups;
+pub use mounts::pstore as mount_pstore;
 pub use phases::TimelineFile;
 pub use seed::Source as Seed;
 pub use state::State;
-pub use trial::Trial;
+pub use trial::{Roots, Trial};
 
 use crate::devices::Devices;
 use crate::fail::Failure;
 use crate::supervise;
+use crate::words::{self, Words};
+use image::verity::hex;
 use phases::{Phases, SWITCH_ROOT};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -32,14 +35,19 @@ const SHORT: Duration = Duration::from_secs(30);
 const ROOT: Duration = Duration::from_secs(60);
 /// A file system check of a large disk takes its time.
 const STATE: Duration = Duration::from_secs(660);
+/// A firmware that takes longer to give its variables keeps no boot waiting.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// In the initrd: finds the root, checks it, and hands over to the `node-init` that lies on it.
 pub fn initrd() -> Result<Infallible, Failure> {
     mounts::kernel_interfaces()?; // before the first word of log: /dev/kmsg and /dev/console are in them
     let mut phases = Phases::begin();
     let cmdline = phases.run("cmdline", SHORT, cmdline::read)?;
+    words::introduce(&hex(&cmdline.verity.root));
     let mut devices = phases.run("modules", SHORT, || Ok(Devices::open()?))?;
+    devices.keep_panics(); // from here on a panic leaves its words in the firmware's variables
     let disk = phases.run("find-root", ROOT + SHORT, || verity_root::find(&cmdline, &mut devices, ROOT))?;
+    words::introduce(&hex(&cmdline.verity.root)); // again: drivers have said much, and only the end of the log is kept
     let root = phases.run("verity", SHORT, || verity_root::open(&cmdline, &disk, &mut devices))?;
     drop(devices); // its index is memory that the next program has better use for
     phases.run(SWITCH_ROOT, SHORT, || mounts::switch_to(&root))
@@ -57,8 +65,13 @@ pub fn boot() -> Result<Infallible, Failure> {
         disk::of_root(&cmdline).map(|disk| (cmdline, disk))
     })?;
     let state = phases.run("state", STATE, || state::open(&disk))?;
-    let trial = phases.run("slots", SHORT, || Ok(trial::find(&disk, &cmdline)))?;
+    let (trial, roots) = phases.run("slots", SHORT, || Ok(trial::find(&disk, &cmdline)))?;
+    let words = Words::record(&state, &hex(&cmdline.verity.root), roots); // goes on beside us
     let seed = phases.run("seed", SHORT, || seed::find(&mounted))?;
+    phases.run("last-words", SHORT, || {
+        words.collected(LAST_WORDS);
+        Ok(())
+    })?;
     phases.run("services", SHORT, || Ok(()))?;
-    supervise::run(phases.into_timeline(), cgroups, devices, state, seed, trial)
+    supervise::run(phases.into_timeline(), cgroups, devices, state, seed, trial, words)
 }

@@ -31,9 +31,10 @@ const LATER: &[Entry] = &[
     ("tmpfs", "/dev/shm", NO_DEVICES, "mode=1777"),
 ];
 
-/// Mounted where the kernel has them: neither a machine without UEFI nor one without pstore is broken.
-const OPTIONAL: &[Entry] =
-    &[("efivarfs", "/sys/firmware/efi/efivars", STRICT, ""), ("pstore", "/sys/fs/pstore", STRICT, "")];
+/// Mounted where the kernel has it: a machine without UEFI is not broken.
+const EFIVARS: Entry = ("efivarfs", "/sys/firmware/efi/efivars", STRICT, "");
+/// The kernel reads all of the firmware's variables when it is mounted: not in the way of the boot.
+const PSTORE: Entry = ("pstore", "/sys/fs/pstore", STRICT, "");
 
 /// Path, major and minor number: what `modules.devname` lists of what a node has.
 const DEVICE_FILES: &[(&str, u64, u64)] = &[
@@ -78,15 +79,22 @@ pub fn the_rest() -> Result<Mounted, BootError> {
     panic_reboots();
     helper_is(crate::SELF);
     LATER.iter().try_for_each(mount_entry)?;
-    for entry in OPTIONAL.iter().filter(|e| Path::new(e.1).is_dir()) {
-        if let Err(e) = mount_entry(entry) {
-            tracing::warn!(error = %chain(&e), "Not mounted");
-        }
+    if let Err(e) = optional(&EFIVARS) {
+        tracing::warn!(error = %chain(&e), "Not mounted");
     }
     var()?;
     link("/proc/self/fd", "/dev/fd")?;
     DEVICE_FILES.iter().try_for_each(device_file)?;
     Ok(Mounted(()))
+}
+
+/// Mounts what the kernel keeps of earlier panics, where it does.
+pub fn pstore() -> Result<(), sys::Error> {
+    optional(&PSTORE)
+}
+
+fn optional(entry: &Entry) -> Result<(), sys::Error> {
+    if Path::new(entry.1).is_dir() { mount_entry(entry) } else { Ok(()) }
 }
 
 /// A character device whose driver the kernel loads when somebody opens it; until then nothing else makes its file.

@@ -5,7 +5,8 @@
 
 use super::cmdline::Cmdline;
 use super::disk::Disk;
-use image::slot::Slots;
+use image::slot::{Slot, Slots};
+use image::verity::hex;
 use model::key::{Config, TRIAL_LIMIT};
 use std::fs::File;
 use std::time::Duration;
@@ -23,16 +24,22 @@ pub struct Trial {
     pub until: Duration,
 }
 
+/// Root hashes of the versions that the disk has, in hexadecimal, and these versions.
+pub type Roots = Vec<(String, String)>;
+
 /// Looks at the disk. What cannot be read is told and is no trial: such a disk has nothing to fall back on either.
-pub fn find(disk: &Disk, cmdline: &Cmdline) -> Option<Trial> {
+pub fn find(disk: &Disk, cmdline: &Cmdline) -> (Option<Trial>, Roots) {
     let slots = File::open(&disk.node)
         .map_err(|e| e.to_string())
         .and_then(|mut file| Slots::read(&mut file, Some(&cmdline.verity.root)).map_err(|e| crate::fail::chain(&e)));
     match slots {
-        Ok(slots) => of(&slots, limit(std::fs::read_to_string(model::paths::TRIAL_LIMIT).ok().as_deref())),
+        Ok(slots) => {
+            let limit = limit(std::fs::read_to_string(model::paths::TRIAL_LIMIT).ok().as_deref());
+            (of(&slots, limit), roots(&slots))
+        }
         Err(error) => {
             tracing::warn!(error, disk = %disk.node.display(), "Cannot tell whether this boot is a trial");
-            None
+            (None, Roots::new())
         }
     }
 }
@@ -42,6 +49,11 @@ pub fn find(disk: &Disk, cmdline: &Cmdline) -> Option<Trial> {
 fn of(slots: &Slots, until: Duration) -> Option<Trial> {
     let held = slots.running_and_idle()?.0.held()?;
     (!held.was_blessed()).then(|| Trial { version: held.name.version().to_owned(), until })
+}
+
+fn roots(slots: &Slots) -> Roots {
+    let held = [&slots.a, &slots.b].into_iter().filter_map(Slot::held);
+    held.map(|held| (hex(&held.identity.verity.root), held.name.version().to_owned())).collect()
 }
 
 fn limit(text: Option<&str>) -> Duration {

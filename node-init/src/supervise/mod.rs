@@ -15,9 +15,10 @@ use crate::boot::{Cgroups, Seed, State, TimelineFile, Trial};
 use crate::console::Console;
 use crate::fail::{Failure, chain, describe};
 use crate::kmsg;
+use crate::words::Words;
 use chaos::Chaos;
 use hardware::{Happened, Hardware};
-use model::init::{ALIVE_LIMIT_S, FromInit, NODED_FD, ToInit};
+use model::init::{ALIVE_LIMIT_S, FromInit, NODED_FD, ToInit, update_to};
 use output::Output;
 use service::{Kind, Status, Supervised};
 use shutdown::{GUESTS_WITHIN_S, Next, Shutdown};
@@ -61,10 +62,11 @@ pub fn run(
     _state: State,
     seed: Option<Seed>,
     trial: Option<Trial>,
+    words: Words,
 ) -> Result<Infallible, Failure> {
     let failed =
         |e: sys::Error| Failure { phase: "supervisor", what: chain(&e), advice: "See the kernel's lines above." };
-    let mut supervisor = Supervisor::new(timeline, cgroups, devices).map_err(failed)?;
+    let mut supervisor = Supervisor::new(timeline, cgroups, devices, words).map_err(failed)?;
     if let Some(trial) = &trial {
         let text = format!("  Version {} is on trial for {} s", trial.version, trial.until.as_secs());
         supervisor.console.line(&text);
@@ -116,10 +118,13 @@ struct Supervisor {
     console: Console,
     log: Option<File>,
     chaos: Chaos,
+    words: Words,
+    /// Who asked for the shutdown.
+    why_down: String,
 }
 
 impl Supervisor {
-    fn new(timeline: TimelineFile, cgroups: Cgroups, devices: Supervised) -> Result<Self, sys::Error> {
+    fn new(timeline: TimelineFile, cgroups: Cgroups, devices: Supervised, words: Words) -> Result<Self, sys::Error> {
         let now = sys::boottime::now();
         cgroups.services_first()?;
         let mut noded = supervised(&kinds::NODED, &cgroups)?;
@@ -146,12 +151,15 @@ impl Supervisor {
             timeline,
             console,
             log: kmsg::open(),
+            words,
+            why_down: String::new(),
         })
     }
 
     /// One turn: everything that is there, then wait.
     fn turn(&mut self) -> Result<(), sys::Error> {
         let now = sys::boottime::now();
+        self.words.turns();
         self.chaos.maybe_hang();
         self.hear_signals(now)?;
         self.reap(now)?;
@@ -240,7 +248,7 @@ impl Supervisor {
                     self.console.line(&format!("Version {} is good", trial.version));
                 }
             }
-            ToInit::RebootForUpdate(version) => self.go_down(End::Reboot, &format!("the update to {version}"), now),
+            ToInit::RebootForUpdate(version) => self.go_down(End::Reboot, &update_to(&version), now),
             ToInit::Console(line) => self.console.line(&line),
             ToInit::GuestsStopped => self.guests_stopped = true,
             ToInit::Reboot => self.go_down(End::Reboot, "an administrator", now),
@@ -325,6 +333,7 @@ impl Supervisor {
         tracing::info!(why, what, "Going down");
         self.console.line(&format!("{what}, asked for by {why}: stopping guests"));
         self.shutdown = Some(Shutdown::begin(how, now));
+        why.clone_into(&mut self.why_down);
         // Without noded nobody can stop them in order; then they are killed at once.
         self.guests_stopped = !send(self.noded.as_ref(), &FromInit::Shutdown { within_s: GUESTS_WITHIN_S });
     }
@@ -349,6 +358,7 @@ impl Supervisor {
             service.output.pass_on(now, self.log.as_ref());
             service.output.close();
         }
+        self.words.end(how, &self.why_down);
         // All its steps together may take longer than the watchdog waits; none alone does.
         shutdown::finish(how, &self.cgroups.guests, &self.cgroups.roost, |line| {
             self.console.line(line);
