@@ -15,6 +15,7 @@ mod error;
 mod record;
 mod source;
 mod stage;
+mod words;
 
 pub use error::UpdateError;
 pub use source::Store;

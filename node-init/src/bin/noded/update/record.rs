@@ -1,10 +1,12 @@
 //! What is remembered of updates: the one that was tried last, and those that did not hold. A file on STATE, which
 //! every version reads: fields that a later one adds are passed over.
 
+use super::words;
 use crate::{files, paths::Paths};
 use image::slot::{Slots, State};
 use image::verity::hex;
 use model::update::Refused;
+use node_init::boots::Boots;
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::PathBuf};
 
@@ -38,6 +40,7 @@ pub struct Attempt {
 pub struct Book {
     path: PathBuf,
     why: PathBuf,
+    boots: Boots,
     /// What it says.
     pub record: Record,
 }
@@ -49,7 +52,8 @@ impl Book {
         files::make_dir(&dir, 0o700)?;
         let path = dir.join("record.json");
         let record = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Ok(Self { path, why: paths.at(model::paths::TRIAL_WHY), record })
+        let boots = Boots::at(paths.at(model::paths::BOOTS));
+        Ok(Self { path, why: paths.at(model::paths::TRIAL_WHY), boots, record })
     }
 
     /// Writes it.
@@ -60,7 +64,9 @@ impl Book {
     /// How the last update went, as the slots tell it; whether that is news.
     pub fn settle(&mut self, slots: &Slots) -> bool {
         let why = fs::read_to_string(&self.why).ok();
-        let news = self.record.settle(slots, why.as_deref().map(str::trim));
+        let last_words = || words::of(&self.boots.all(), self.record.attempt.as_ref()?);
+        let reason = why.as_deref().map(|why| why.trim().to_owned()).or_else(last_words);
+        let news = self.record.settle(slots, reason.as_deref());
         if news && why.is_some() {
             // Told once: the next failure has its own reason.
             fs::remove_file(&self.why).ok();
