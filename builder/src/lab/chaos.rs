@@ -47,6 +47,12 @@ impl Chaos {
         self.ask("hang").map(drop)
     }
 
+    /// Makes the kernel panic. Nobody is left to answer.
+    pub fn panic(&mut self) -> Result<(), LabError> {
+        let failed = |source| LabError::Connection { peer: self.peer.clone(), source };
+        self.reader.get_mut().write_all(b"panic\n").map_err(failed)
+    }
+
     /// The end of a file, as the first process of this name sees it; or in words why there is none.
     pub fn file(&mut self, name: &str, path: &str) -> Result<String, LabError> {
         let answer = self.line(&format!("file {name} {path}"))?;

@@ -7,6 +7,7 @@
 //! ```text
 //! pids NAME   PIDs of the processes of this name   kill NAME   SIGKILL to each
 //! stop NAME   SIGSTOP to each                       hang        PID 1 turns no more
+//! panic       the kernel panics; there is no answer
 //! file NAME PATH   the end of a file, as the first process of this name sees it
 //! ```
 //!
@@ -25,6 +26,7 @@ use std::time::Duration;
 const WORD: &str = "roost.chaos";
 const PORTS: &str = "/sys/class/virtio-ports";
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+const SYSRQ: &str = "/proc/sysrq-trigger";
 /// Bytes told of a file.
 const END_OF_FILE: u64 = 96 * 1024;
 /// Between two looks for a port or a peer that is not there: neither can be waited for.
@@ -92,7 +94,8 @@ impl Chaos {
 
     fn obey(&self, line: &str) -> String {
         let Some(request) = Request::parse(line) else {
-            return "not understood: expected pids NAME, kill NAME, stop NAME, file NAME PATH or hang".to_owned();
+            return "not understood: expected pids NAME, kill NAME, stop NAME, file NAME PATH, hang or panic"
+                .to_owned();
         };
         let (name, signal) = match request {
             Request::Pids(name) => (name, None),
@@ -103,6 +106,8 @@ impl Chaos {
                 self.hang.store(true, Ordering::Relaxed);
                 return "1".to_owned();
             }
+            // The kernel takes it from root whatever kernel.sysrq allows at a keyboard.
+            Request::Panic => return std::fs::write(SYSRQ, "c").map_or_else(|e| e.to_string(), |()| String::new()),
         };
         let mut pids = pids(Path::new("/proc"), name);
         // One that ended meanwhile was not hit.
@@ -139,6 +144,7 @@ enum Request<'a> {
     Stop(&'a str),
     File(&'a str, &'a str),
     Hang,
+    Panic,
 }
 
 impl<'a> Request<'a> {
@@ -150,6 +156,7 @@ impl<'a> Request<'a> {
             ["stop", name] => Self::Stop(name),
             ["file", name, path] => Self::File(name, path),
             ["hang"] => Self::Hang,
+            ["panic"] => Self::Panic,
             _ => return None,
         })
     }
@@ -222,6 +229,7 @@ mod tests {
         assert_eq!(Request::parse("pids nxagent"), Some(Request::Pids("nxagent")));
         assert_eq!(Request::parse("stop noded"), Some(Request::Stop("noded")));
         assert_eq!(Request::parse("hang"), Some(Request::Hang));
+        assert_eq!(Request::parse("panic\n"), Some(Request::Panic));
         assert_eq!(Request::parse("file vma /run/x.log"), Some(Request::File("vma", "/run/x.log")));
         for other in ["", "kill", "kill a b", "hang now", "reboot"] {
             assert_eq!(Request::parse(other), None, "{other}");
