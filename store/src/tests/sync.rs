@@ -11,7 +11,8 @@ use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use model::{
     UserId, VmId,
-    api::{Added, Done, HostRow, NewToken, Token, TokenKind, Totp, UserRow, VmRow},
+    api::{Added, BootLog, BootRow, Done, HostRow, NewToken, Token, TokenKind, Totp, UserRow, VmRow},
+    boot::{BootEnd, BootReport},
     grant::Grant,
     state::{HostState, UserState, VmState, Want},
     sync::{Block, Call, GuestReport, Refusal, Reply, STORE_NAME, Secret, SessionReport, ToNode, ToStore},
@@ -24,6 +25,33 @@ fn refused(answer: ToNode) -> String {
         ToNode::Refused(reason) => reason,
         other => panic!("not refused: {other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_nodes_boots_are_kept_and_shown() {
+    let world = World::start().await;
+    let admin = Admin::new(world.qa());
+    let machine = joined(&world, "node1").await;
+    let (mut link, ..) = machine.run(&world).await;
+    let report = BootReport {
+        boot: "b-1".into(),
+        version: "1.0".into(),
+        began_ms: 1_800_000_000_000,
+        lasted_s: 61,
+        end: BootEnd::Panic("kernel panic: why".into()),
+        panic: "words\n".into(),
+        log: "log\n".into(),
+    };
+    link.say(ToStore::Boot(report)).await;
+    while !link.heard.contains(&ToNode::BootKept("b-1".into())) {
+        let word = link.hear().await.expect("a word");
+        link.heard.push(word);
+    }
+    let boot = admin.get::<Vec<BootRow>>("/hosts/boots?filter=name=node1").await.remove(0);
+    assert_eq!((boot.host.as_str(), boot.end.as_str(), boot.why.as_str()), ("node1", "panic", "kernel panic: why"));
+    let log: BootLog = admin.get(&format!("/hosts/boots/{}", boot.id)).await;
+    assert_eq!((log.panic.as_str(), log.log.as_str(), log.boot), ("words\n", "log\n", boot));
+    assert_eq!(admin.get::<Vec<BootRow>>("/hosts/boots?filter=name=node2").await, []);
 }
 
 #[tokio::test]

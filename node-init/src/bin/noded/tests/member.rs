@@ -4,9 +4,11 @@ use super::{Node, desired, see, soon, store::FakeStore};
 use crate::identity::Member;
 use model::{
     UserId, VmId,
+    boot::BootEnd,
     state::{UserState, VmState},
     sync::{Call, GuestReport, Refusal, Reply, SessionReport, ToNode, ToStore},
 };
+use node_init::boots::{About, Boots};
 
 /// Joins a fresh node.
 pub(super) async fn joined(store: &FakeStore, node: &Node) {
@@ -86,6 +88,29 @@ async fn a_store_that_goes_away_is_found_again_and_told_all_anew() {
     let (mut peer, _) = soon(store.let_in()).await;
     soon(peer.until(|w| (w == ToStore::Guest(guest(9))).then_some(()))).await;
     assert!(*node.board.welcomed.borrow());
+}
+
+#[tokio::test]
+async fn a_boot_is_told_over_each_link_until_the_store_has_it() {
+    let store = FakeStore::start().await;
+    let node = Node::boot(store.seed(Some("t0ken")));
+    let about = About { boot: "crashed".to_owned(), ..About::default() };
+    Boots::at(node.paths.at(model::paths::BOOTS)).begin(about).expect("begins");
+    joined(&store, &node).await;
+    let told = |word| if let ToStore::Boot(report) = word { Some((report.boot, report.end)) } else { None };
+    for _ in 0..2 {
+        let (mut peer, _) = soon(store.let_in()).await;
+        assert_eq!(soon(peer.until(told)).await, ("crashed".to_owned(), BootEnd::Cut));
+    }
+    let (mut peer, _) = soon(store.let_in()).await;
+    soon(peer.until(told)).await;
+    peer.send(&ToNode::BootKept("crashed".to_owned())).await;
+    let kept = async {
+        while !Boots::at(node.paths.at(model::paths::BOOTS)).all()[0].is_told() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    soon(kept).await;
 }
 
 #[tokio::test]
