@@ -78,6 +78,9 @@ pub struct Board {
     pub stopping: watch::Sender<bool>,
     /// What the node runs and could run, none before it is known; written by the update task.
     pub versions: watch::Sender<Option<Versions>>,
+    /// Whether this boot is a trial, of a version that was never blessed; none before it is known; written by the update
+    /// task.
+    pub trial: watch::Sender<Option<bool>>,
     /// Sessions and logins to cut; sent by the cluster task.
     pub aborts: broadcast::Sender<Abort>,
     /// Users whose logins were to end while no router was here to hear it; taken by the next.
@@ -95,6 +98,7 @@ impl Default for Board {
             sessions: watch::Sender::default(),
             verdict: watch::Sender::default(),
             versions: watch::Sender::default(),
+            trial: watch::Sender::default(),
             stopping: watch::Sender::default(),
             aborts: broadcast::Sender::new(64),
             unheard: Mutex::default(),

@@ -70,10 +70,16 @@ use tokio::{
 };
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, gateway] = words.as_slice()
+        && word == guests::probe::inside::WORD
+    {
+        return guests::probe::inside::run(gateway);
+    }
     // First, while nothing else can have taken the descriptor's number.
     let channel = Init::inherited();
     log_to_stderr();
-    let args = match Args::parse(std::env::args().skip(1)) {
+    let args = match Args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(wrong) => {
             tracing::error!("{wrong}; {}", args::USAGE);
@@ -138,6 +144,8 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
         store: seed.store.address.clone(),
         member: board.member.subscribe(),
         key: key.clone(),
+        trial: board.trial.subscribe(),
+        program: std::env::current_exe().context("Cannot tell which program this is")?,
     });
     tokio::spawn(applier::run(board.clone(), guests.clone(), network.clone()));
     tokio::spawn(verdict::run(board.clone(), parts(&paths, &network, &guests), init.clone()));
@@ -221,6 +229,7 @@ fn parts(paths: &Paths, network: &Network, guests: &Guests) -> verdict::Parts {
         network: network.status(),
         bridge: network.bridge(),
         guests: guests.able(),
+        proven: guests.proven(),
         storage: storage.map_err(|e| format!("{} cannot be written: {e}", paths.state.display())),
     }
 }

@@ -22,8 +22,10 @@ pub struct Facts {
     pub bridge: Result<(), String>,
     /// STATE.
     pub storage: Result<(), String>,
-    /// Guests can be started.
+    /// Guests can be started, as far as one can see.
     pub guests: Result<(), String>,
+    /// One was, or need not be.
+    pub proven: Result<(), String>,
     /// The node goes down.
     pub stopping: bool,
 }
@@ -59,8 +61,10 @@ pub fn judge(facts: &Facts) -> Verdict {
     if !facts.joined {
         return starting("The node has not joined the cluster yet");
     }
-    if let Err(reason) = &facts.guests {
-        return starting(reason);
+    for part in [&facts.guests, &facts.proven] {
+        if let Err(reason) = part {
+            return starting(reason);
+        }
     }
     Verdict { state: HostState::Running, reason: String::new(), ready: facts.welcomed }
 }
@@ -71,8 +75,10 @@ pub struct Parts {
     pub network: watch::Receiver<Result<(), String>>,
     /// The guests' bridge.
     pub bridge: watch::Receiver<Result<(), String>>,
-    /// Guests can be started.
+    /// Guests can be started, as far as one can see.
     pub guests: watch::Receiver<Result<(), String>>,
+    /// One was, or need not be.
+    pub proven: watch::Receiver<Result<(), String>>,
     /// STATE, as found when the daemon started.
     pub storage: Result<(), String>,
 }
@@ -90,6 +96,7 @@ pub async fn run(board: Arc<Board>, mut parts: Parts, init: Init) {
             bridge: parts.bridge.borrow_and_update().clone(),
             storage: parts.storage.clone(),
             guests: parts.guests.borrow_and_update().clone(),
+            proven: parts.proven.borrow_and_update().clone(),
             stopping: *stopping.borrow_and_update(),
         });
         publish(&board, verdict, &init);
@@ -101,6 +108,7 @@ pub async fn run(board: Arc<Board>, mut parts: Parts, init: Init) {
             r = parts.network.changed() => r.is_ok(),
             r = parts.bridge.changed() => r.is_ok(),
             r = parts.guests.changed() => r.is_ok(),
+            r = parts.proven.changed() => r.is_ok(),
         };
         if !alive {
             // A part's task is gone: its last word stands. Nothing else wakes this loop then.
@@ -140,6 +148,7 @@ mod tests {
             bridge: ok(),
             storage: ok(),
             guests: ok(),
+            proven: ok(),
             stopping: false,
         }
     }
@@ -160,6 +169,7 @@ mod tests {
     #[test]
     fn the_first_lack_is_the_reason() {
         check(|f| f.guests = Err("no lxc".into()), HostState::Starting, false, "no lxc");
+        check(|f| f.proven = Err("no veth".into()), HostState::Starting, false, "no veth");
         check(
             |f| (f.joined, f.guests) = (false, Err("no lxc".into())),
             HostState::Starting,

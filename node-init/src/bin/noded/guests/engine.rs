@@ -4,8 +4,7 @@ use super::{
     agent::{Agent, Manners},
     images::Images,
     lxc::{self, Limits, Lxc, LxcError, Monitor},
-    lxc_config::{Container, host_name},
-    slots::Slots,
+    lxc_config::{Container, OwnInit, host_name},
 };
 use crate::{
     files,
@@ -58,8 +57,6 @@ pub struct Engine {
     pub network: Network,
     /// Images.
     pub images: Images,
-    /// Start slots.
-    pub slots: Slots,
     storage: Arc<Storage>,
     lxc: Lxc,
 }
@@ -78,8 +75,7 @@ impl Engine {
         let storage = Storage::open(places).map_err(|e| chain(&e).to_string())?;
         let lxc = Lxc::open(paths, &Cgroup::root()).map_err(|e| chain(&e).to_string())?;
         let images = images(storage.places().images.clone());
-        let slots = Slots::new(1);
-        Ok(Self { paths: paths.clone(), network, images, slots, storage: Arc::new(storage), lxc })
+        Ok(Self { paths: paths.clone(), network, images, storage: Arc::new(storage), lxc })
     }
 
     /// Cgroups and logs of guests.
@@ -119,8 +115,14 @@ impl Engine {
         Agent::listen(&path, spec.uid_base, manners).map_err(|source| EngineError::Socket { path, source })
     }
 
-    /// Starts LXC.
-    pub async fn launch(&self, spec: &GuestSpec, config: &Config, views: Views) -> Result<Monitor, EngineError> {
+    /// Starts LXC; with an init of the node's, if there is one.
+    pub async fn launch(
+        &self,
+        spec: &GuestSpec,
+        config: &Config,
+        views: Views,
+        init: Option<&OwnInit>,
+    ) -> Result<Monitor, EngineError> {
         let (vm, port, name) = (spec.vm, lxc::port(spec.vm), host_name(&spec.name));
         let (mount_point, console_log) = (self.lxc.mount_point(), self.lxc.dir(vm).join("console.log"));
         let (cgroup, bridge) = (Lxc::cgroup_name(vm), config.get(&key::BRIDGE));
@@ -140,6 +142,7 @@ impl Engine {
             ip: spec.ip,
             prefix: config.get(&key::NETMASK).0,
             gateway: config.get(&key::GATEWAY),
+            init,
         }
         .render();
         let (lxc, limits) = (self.lxc.clone(), limits(spec, config));

@@ -5,7 +5,11 @@
 //! replacing a directory of the image fails with EIO; no hook, since the node has no shell; limits are
 //! not here but on a cgroup of ours around LXC's, which a guest cannot reach and LXC cannot lose.
 
-use std::{fmt::Write, net::Ipv4Addr, path::Path};
+use std::{
+    fmt::Write,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 /// Ids of a guest: its user namespace maps 0..65536 to `uid_base`...
 pub const IDS: u32 = 65_536;
@@ -13,6 +17,15 @@ pub const IDS: u32 = 65_536;
 pub const SECCOMP: &str = "/usr/share/lxc/config/common.seccomp";
 /// Capabilities that no guest has, even over its own namespaces: what they are for is the node's business.
 const CAP_DROP: &str = "mac_admin mac_override sys_module sys_rawio sys_time mknod audit_control syslog wake_alarm";
+
+/// A program of the node that is a guest's init instead of the image's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnInit {
+    /// The program, which must need no library.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub words: String,
+}
 
 /// What a guest's configuration says. Paths are the node's, and hold no blank.
 #[derive(Clone, Debug)]
@@ -47,6 +60,8 @@ pub struct Container<'a> {
     pub prefix: u8,
     /// Default route.
     pub gateway: Ipv4Addr,
+    /// Its init, when that is not the image's own.
+    pub init: Option<&'a OwnInit>,
 }
 
 impl Container<'_> {
@@ -77,7 +92,7 @@ impl Container<'_> {
             ("lxc.rootfs.mount", self.mount_point.display().to_string()),
             ("lxc.idmap", format!("u 0 {} {IDS}", self.uid_base)),
             ("lxc.idmap", format!("g 0 {} {IDS}", self.uid_base)),
-            ("lxc.init.cmd", "/sbin/init".into()),
+            ("lxc.init.cmd", self.init.map_or("/sbin/init".into(), |init| format!("/sbin/init {}", init.words))),
         ]
     }
 
@@ -97,6 +112,9 @@ impl Container<'_> {
         ];
         all.extend(
             self.home.map(|home| entry(format!("{} home none bind,nosuid,nodev,create=dir 0 0", home.display()))),
+        );
+        all.extend(
+            self.init.map(|init| entry(format!("{} sbin/init none bind,create=file 0 0", init.program.display()))),
         );
         all
     }
@@ -163,10 +181,15 @@ mod tests {
             ip: Ipv4Addr::new(10, 3, 15, 50),
             prefix: 24,
             gateway: Ipv4Addr::new(10, 3, 15, 1),
+            init: None,
         };
         assert_eq!(container.render(), GOLDEN);
-        let without_home = Container { home: None, ..container };
+        let without_home = Container { home: None, ..container.clone() };
         assert!(!without_home.render().contains(" home "));
+        let init = OwnInit { program: "/usr/lib/roost/noded".into(), words: "probe-guest 10.3.15.1".into() };
+        let text = Container { init: Some(&init), ..container }.render();
+        assert!(text.contains("lxc.init.cmd = /sbin/init probe-guest 10.3.15.1\n"), "{text}");
+        assert!(text.contains("= /usr/lib/roost/noded sbin/init none bind,create=file 0 0\n"), "{text}");
     }
 
     #[track_caller]

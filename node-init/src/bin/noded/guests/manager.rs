@@ -4,6 +4,7 @@
 use super::{
     Shared, Wanted, lxc,
     plan::{Action, Closing, Order, plan},
+    probe,
     record::{self, Record},
     task::{Task, Wish},
 };
@@ -33,7 +34,8 @@ impl Manager {
     ) -> Self {
         let mut manager = Self { shared, wanted, closing, wishes: BTreeMap::new() };
         let run_guests = manager.shared.engine.paths.at(model::paths::RUN_GUESTS);
-        for record in Record::all(&run_guests) {
+        // The probe guest is nobody's VM: what an earlier run left of it is removed, not taken up.
+        for record in Record::all(&run_guests).into_iter().filter(|record| record.spec.vm != probe::VM) {
             manager.resume(record);
         }
         manager.remove_strays().await;
@@ -57,7 +59,7 @@ impl Manager {
 
     /// Cgroups of guests that nothing is known of: without a record there is no life to go on with.
     async fn remove_strays(&self) {
-        let known: BTreeSet<VmId> = self.wishes.keys().copied().collect();
+        let known: BTreeSet<VmId> = self.wishes.keys().copied().chain([probe::VM]).collect();
         for vm in self.shared.engine.lxc().remains().into_iter().filter(|vm| !known.contains(vm)) {
             tracing::warn!(guest = vm.0, cgroup = lxc::name(vm), "Removing the remains of an unknown guest");
             if let Err(error) = self.shared.engine.clean_up(vm, true).await {
@@ -85,7 +87,7 @@ impl Manager {
     fn pass(&mut self) {
         let (wanted, closing) = (self.wanted.borrow_and_update().clone(), *self.closing.borrow_and_update());
         let Some(wanted) = wanted.or_else(|| (closing != Closing::No).then(Wanted::nothing)) else { return };
-        self.shared.engine.slots.resize(wanted.config.get(&key::STARTING_MAX));
+        self.shared.slots.resize(wanted.config.get(&key::STARTING_MAX));
         self.shared.engine.images.want(wanted.guests.iter().map(|spec| spec.image.digest));
         let observed: BTreeMap<_, _> = self.shared.reports.borrow().iter().map(|(vm, r)| (*vm, r.state)).collect();
         for action in plan(&wanted.guests, closing, &observed) {
@@ -132,7 +134,8 @@ fn tell(wish: &watch::Sender<Wish>, spec: Option<&GuestSpec>, config: &Arc<Confi
 }
 
 impl Wanted {
-    fn nothing() -> Self {
+    /// Before anybody has said anything.
+    pub(super) fn nothing() -> Self {
         Self { guests: vec![], config: Arc::default() }
     }
 }

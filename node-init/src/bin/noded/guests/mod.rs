@@ -11,6 +11,7 @@
 //! | [`manager`] | which guests have a task | wanted state, closing, reports | wishes |
 //! | [`task`], one per guest | the guest's life, its deadline | its wish, agent, end of LXC | report, record |
 //! | `agent`, one per guest | its socket and connections | frames, commands | what was said |
+//! | [`probe`] | a guest of the node's own, on trial | whether this version is on trial | whether a guest could be started |
 //!
 //! Everything is a level, so this daemon may end at any time: guests live in their own cgroups and are
 //! found again by their records ([`record`]).
@@ -25,6 +26,7 @@ mod lxc_config;
 mod manager;
 mod params;
 mod plan;
+pub mod probe;
 mod record;
 mod slots;
 mod task;
@@ -39,6 +41,7 @@ use crate::{
 use agent::Agent;
 use engine::Engine;
 use images::{Images, Repository};
+use lxc_config::OwnInit;
 use model::{
     VmId,
     grant::Grant,
@@ -49,9 +52,11 @@ use model::{
     sync::{GuestReport, GuestSpec},
 };
 use plan::Closing;
+use slots::Slots;
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -72,6 +77,10 @@ pub struct Deps {
     pub member: watch::Receiver<Option<Arc<Member>>>,
     /// The node's key, for the same.
     pub key: Arc<NodeKey>,
+    /// Whether this version is on trial, once that is known.
+    pub trial: watch::Receiver<Option<bool>>,
+    /// This program, as a probe guest's init.
+    pub program: PathBuf,
 }
 
 /// What is known of every guest here.
@@ -91,6 +100,7 @@ pub struct Guests {
     closing: Arc<watch::Sender<Closing>>,
     reports: watch::Sender<Reports>,
     able: watch::Sender<Result<(), String>>,
+    proven: watch::Sender<Result<(), String>>,
     agents: Agents,
 }
 
@@ -98,7 +108,11 @@ type Agents = Arc<Mutex<BTreeMap<VmId, Agent>>>;
 
 /// What the tasks of guests share.
 struct Shared {
-    engine: Engine,
+    engine: Arc<Engine>,
+    /// Start slots.
+    slots: Slots,
+    /// The init of its guests, when that is not their images' own.
+    init: Option<OwnInit>,
     reports: watch::Sender<Reports>,
     agents: Agents,
 }
@@ -120,6 +134,7 @@ impl Guests {
             closing: Arc::default(),
             reports: watch::Sender::default(),
             able: watch::Sender::new(Err("Guests are being looked for".into())),
+            proven: watch::Sender::new(Err("It is being looked up whether this version is on trial".into())),
             agents: Arc::default(),
         };
         tokio::spawn(guests.clone().run(deps));
@@ -168,6 +183,11 @@ impl Guests {
         self.able.subscribe()
     }
 
+    /// Whether a version on trial has started a guest, which any other need not; the error says why not.
+    pub fn proven(&self) -> watch::Receiver<Result<(), String>> {
+        self.proven.subscribe()
+    }
+
     fn tell_able(&self, able: Result<(), String>) {
         self.able.send_modify(|told| *told = able);
     }
@@ -181,10 +201,11 @@ impl Guests {
     /// Takes hold of what guests need, as soon as it is there, and manages them from then on.
     async fn run(self, deps: Deps) {
         let repository = Repository { store: deps.store, member: deps.member, key: deps.key };
+        let (trial, program, bridge) = (deps.trial, deps.program, deps.network.bridge());
         let engine = loop {
             let images = |dir| Images::new(dir, repository.clone());
             match Engine::open(&deps.paths, deps.network.clone(), images) {
-                Ok(engine) => break engine,
+                Ok(engine) => break Arc::new(engine),
                 Err(reason) => {
                     tracing::error!(error = %reason, "Guests cannot be started here");
                     self.tell_able(Err(reason));
@@ -192,8 +213,13 @@ impl Guests {
             }
             sleep(RETRY).await;
         };
-        let shared = Arc::new(Shared { engine, reports: self.reports.clone(), agents: self.agents.clone() });
+        let (reports, agents) = (self.reports.clone(), self.agents.clone());
+        let shared = Arc::new(Shared { engine: engine.clone(), slots: Slots::new(1), init: None, reports, agents });
         let manager = manager::Manager::adopt(shared, self.wanted.subscribe(), self.closing.subscribe()).await;
+        // Behind the guests found, which hold the images that cleaning up would take from them.
+        probe::remove_remains(&engine).await;
+        let (wanted, closing, proven) = (self.wanted.subscribe(), self.closing.subscribe(), self.proven.clone());
+        tokio::spawn(probe::Probe { engine, program, wanted, closing, trial, bridge, proven }.run());
         // Not before the guests found are in the reports: the store takes what is missing there for gone.
         self.tell_able(Ok(()));
         manager.run().await;

@@ -378,7 +378,7 @@ impl Task {
     }
 
     async fn take_slot(&mut self) -> Event {
-        let slots = self.shared.engine.slots.clone();
+        let slots = self.shared.slots.clone();
         // Abandonable: a slot not taken is not held.
         let slot = tokio::select! {
             slot = slots.take() => slot,
@@ -425,7 +425,8 @@ impl Task {
         let agent = self.shared.engine.listen(&self.spec, &config).map_err(|e| chain(&e).to_string())?;
         self.set_agent(agent);
         self.launched = Some(Instant::now());
-        let monitor = self.shared.engine.launch(&self.spec, &config, views).await.map_err(|e| chain(&e).to_string())?;
+        let launched = self.shared.engine.launch(&self.spec, &config, views, self.shared.init.as_ref()).await;
+        let monitor = launched.map_err(|e| chain(&e).to_string())?;
         self.limits = Some(limits(&self.spec, &config));
         self.monitor = Some(watch_end(monitor).map_err(|e| e.to_string())?);
         Ok(())

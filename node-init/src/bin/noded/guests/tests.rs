@@ -4,6 +4,8 @@
 //! Without root or LXC nothing of this can run, and the test says so. Limits are tested on a node, since
 //! a developer's machine may have no controllers in its cgroup 2 tree.
 
+mod probe;
+
 use super::*;
 use crate::network::Uplink;
 use image::{
@@ -75,7 +77,16 @@ fn inside_namespaces() {
         machine.an_image_without_init_fails_with_lxcs_words(&guests).await;
         machine.a_mute_agent_fails_the_start(&guests).await;
         machine.a_node_that_goes_down_stops_its_guests(&guests).await;
+        drop(guests);
+        machine.a_version_on_trial_says_why_no_guest_starts_and_is_proven_once_one_does().await;
+        machine.a_desktop_starts_beside_the_probe_and_nobody_takes_that_for_a_vm().await;
     });
+    runtime.shutdown_background();
+
+    let runtime = machine.daemon();
+    drop(runtime.block_on(machine.a_probe_is_under_way()));
+    runtime.shutdown_background();
+    machine.daemon().block_on(machine.the_next_daemon_removes_what_was_left());
 }
 
 /// A machine of the test's own: directories, bridge, images.
@@ -85,6 +96,7 @@ struct Machine {
     good: GuestImage,
     empty: GuestImage,
     mute: GuestImage,
+    program: PathBuf,
     generation: AtomicU64,
 }
 
@@ -102,7 +114,10 @@ impl Machine {
         let good = image(&images, 1, Some(&init), None);
         let mute = image(&images, 2, Some(&init), Some("etc/mute"));
         let empty = image(&images, 3, None, None);
-        Self { dir, paths, good, empty, mute, generation: AtomicU64::new(0) }
+        // Under /run as well, or the guest could not find its init.
+        let program = PathBuf::from("/run/probe_init");
+        fs::copy(example("probe_init"), &program).expect("the example is built with the tests");
+        Self { dir, paths, good, empty, mute, program, generation: AtomicU64::new(0) }
     }
 
     fn daemon(&self) -> Runtime {
@@ -110,6 +125,10 @@ impl Machine {
     }
 
     fn start(&self) -> Guests {
+        self.start_on(false)
+    }
+
+    fn start_on(&self, trial: bool) -> Guests {
         let address = "10.99.0.1/24".parse().expect("an address");
         let uplink = Uplink { link: "none".into(), mac: String::new(), address, dns: vec![], ntp: vec![] };
         Guests::start(Deps {
@@ -118,7 +137,16 @@ impl Machine {
             store: "127.0.0.1:1".parse().expect("an address"),
             member: watch::channel(None).1,
             key: Arc::new(NodeKey::load_or_make(&self.paths).expect("a key")),
+            trial: watch::channel(Some(trial)).1,
+            program: self.program.clone(),
         })
+    }
+
+    /// This machine's configuration, with these keys set otherwise.
+    fn config(&self, changed: &[(&str, &str)]) -> Config {
+        let own = [(key::BRIDGE.name, BRIDGE), (key::GATEWAY.name, "10.99.0.1"), (key::AGENT_PING.name, "0.2")];
+        let all = own.iter().chain(changed).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config(all.collect())
     }
 
     /// Wants the guest so, in a new generation.
@@ -139,13 +167,8 @@ impl Machine {
             epoch: 5,
             properties: vec![],
         };
-        let mut config = Config::default();
-        let set = |config: &mut Config, name: &str, value: &str| drop(config.0.insert(name.into(), value.into()));
-        set(&mut config, key::BRIDGE.name, BRIDGE);
-        set(&mut config, key::GATEWAY.name, "10.99.0.1");
-        set(&mut config, key::AGENT_PING.name, "0.2");
-        set(&mut config, key::AGENT_START_TIMEOUT.name, if *image == self.mute { "1" } else { "60" });
-        guests.want(vec![spec], config);
+        let patience = if *image == self.mute { "1" } else { "60" };
+        guests.want(vec![spec], self.config(&[(key::AGENT_START_TIMEOUT.name, patience)]));
         generation
     }
 

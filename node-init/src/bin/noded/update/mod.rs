@@ -66,11 +66,18 @@ struct Updater {
 
 /// Starts the tasks; none on a machine that was not booted from an image on its own disk.
 pub fn start(board: Arc<Board>, init: Init, store: Store, paths: Paths) {
-    let Some(running) = Running::find(&paths) else { return };
+    let Some(running) = Running::find(&paths) else {
+        board.trial.send_replace(Some(false));
+        return;
+    };
     tokio::spawn(async move {
-        match Updater::open(board, init, store, paths, running).await {
+        match Updater::open(board.clone(), init, store, paths, running).await {
             Ok(updater) => updater.run().await,
-            Err(error) => tracing::error!(error = %chain(&error), "Updates are not possible"),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "Updates are not possible");
+                // Nobody would bless it either.
+                board.trial.send_replace(Some(false));
+            }
         }
     });
 }
@@ -149,7 +156,9 @@ impl Updater {
             }
         }
         let (running, refused) = (self.running.version.clone(), self.book.record.refused.clone());
-        self.tell(|now| *now = Versions { running, refused, update: now.update.take(), ..of(&slots) });
+        let found = of(&slots);
+        self.board.trial.send_replace(Some(found.trial));
+        self.tell(|now| *now = Versions { running, refused, update: now.update.take(), ..found });
         Ok(())
     }
 
