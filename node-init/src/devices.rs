@@ -73,17 +73,20 @@ impl Devices {
     /// asked after every change) or the time is over.
     pub fn wait_for<T>(
         &mut self,
-        limit: Duration,
-        mut find: impl FnMut() -> Option<T>,
+        patience: Patience,
+        mut find: impl FnMut() -> Look<T>,
     ) -> Result<Option<T>, sys::Error> {
-        let until = Instant::now() + limit;
+        let last = Instant::now() + patience.limit;
+        let mut until = last;
         let mut changed = true;
         loop {
             changed |= self.hear_events()?;
-            if std::mem::take(&mut changed)
-                && let Some(found) = find()
-            {
-                return Ok(Some(found));
+            if std::mem::take(&mut changed) {
+                match find() {
+                    Look::Found(found) => return Ok(Some(found)),
+                    Look::NotYet => until = last,
+                    Look::Unlikely => until = last.min(Instant::now() + patience.unlikely),
+                }
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -142,6 +145,26 @@ impl Devices {
             tracing::warn!(alias = name, error = %chain(&e), "Module not loaded");
         }
     }
+}
+
+/// What a look at the devices found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look<T> {
+    /// What was looked for.
+    Found(T),
+    /// Nothing yet.
+    NotYet,
+    /// Nothing, and where it should be is something else.
+    Unlikely,
+}
+
+/// How long devices are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// In all.
+    pub limit: Duration,
+    /// From the last change, when what is wanted is unlikely to come.
+    pub unlikely: Duration,
 }
 
 /// How soon a device's driver is wanted. Each costs time, and whoever waits for one wants that first.

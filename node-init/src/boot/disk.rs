@@ -42,19 +42,39 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(path).map(|d| d.flatten().map(|e| e.path()).collect()).unwrap_or_default()
 }
 
-/// All partitions with their PARTUUIDs, which Linux 6.12 does not tell: read from the disks' own tables.
+/// A partition with what its disk's table says of it.
+#[derive(Debug, PartialEq)]
+pub struct Identified {
+    /// As the kernel shows it.
+    pub partition: Partition,
+    /// Its PARTUUID.
+    pub uuid: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// All partitions with their names and PARTUUIDs, which Linux 6.12 does not tell: read from the disks' own tables.
 ///
 /// A disk that cannot be read, or has no such table, has none.
-pub fn identified() -> Vec<(Partition, String)> {
+pub fn identified() -> Vec<Identified> {
     let disk = |folder: &PathBuf| {
         let partitions = partitions_of(folder);
         let node = Path::new("/dev").join(folder.file_name()?);
         let mut file = (!partitions.is_empty()).then(|| File::open(node).ok())??;
         let table = gpt::Table::read(&mut file).ok()?.partitions();
-        let uuid = |number: u32| table.iter().find(|entry| entry.number == number).map(|entry| entry.guid.to_string());
-        Some(partitions.into_iter().filter_map(|p| uuid(p.number).map(|uuid| (p, uuid))).collect::<Vec<_>>())
+        let identify = |partition: Partition| {
+            let entry = table.iter().find(|entry| entry.number == partition.number)?;
+            Some(Identified { partition, uuid: entry.guid.to_string(), name: entry.name.clone() })
+        };
+        Some(partitions.into_iter().filter_map(identify).collect::<Vec<_>>())
     };
     folders(Path::new(CLASS)).iter().filter_map(disk).flatten().collect()
+}
+
+/// Whether one of the disks has both slots of a node.
+pub fn has_slots(all: &[Identified]) -> bool {
+    let has = |disk: &str, name: &str| all.iter().any(|p| p.partition.disk == disk && p.name == name);
+    all.iter().any(|p| has(&p.partition.disk, gpt::ROOT_A) && has(&p.partition.disk, gpt::ROOT_B))
 }
 
 /// The whole disk that carries the root.
@@ -68,8 +88,8 @@ pub struct Disk {
 /// The disk of the partition that the root was found on. Written down for `noded`.
 pub fn of_root(cmdline: &Cmdline) -> Result<Disk, BootError> {
     let uuid = cmdline.root_uuid();
-    let root = identified().into_iter().find(|(_, u)| *u == uuid);
-    let (root, _) = root.ok_or_else(|| BootError::NoRoot { uuid, seconds: 0, seen: "others".to_owned() })?;
+    let root = identified().into_iter().find(|p| p.uuid == uuid).map(|p| p.partition);
+    let root = root.ok_or_else(|| BootError::NoRoot { uuid, seconds: 0, seen: "others".to_owned() })?;
     let disk = Disk { node: Path::new("/dev").join(&root.disk), name: root.disk };
     let told = model::paths::ROOT_DISK;
     std::fs::write(told, disk.node.display().to_string()).map_err(sys::Error::of("write", told))?;
@@ -152,6 +172,18 @@ mod tests {
         second.gpt.rename(STATE_NEW, STATE).expect("renamed");
         second.write().expect("written");
         assert!(matches!(table(second.disk).gpt.plan_state(64 << 20), Ok(StatePlan::Use(part)) if part.name == STATE));
+    }
+
+    #[test]
+    fn the_slots_of_a_node_are_both_on_one_disk() {
+        let part = |disk: &str, name: &str| Identified {
+            partition: Partition { disk: disk.to_owned(), node: "/dev/x".into(), number: 1 },
+            uuid: String::new(),
+            name: name.to_owned(),
+        };
+        let (a, b, other) = (part("vda", gpt::ROOT_A), part("vda", gpt::ROOT_B), part("vdb", gpt::ROOT_B));
+        assert!(has_slots(&[part("vda", gpt::ESP), a, b]));
+        assert!(!has_slots(&[part("vda", gpt::ROOT_A), other]) && !has_slots(&[]));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The root: found by its hash, read only through its hash tree.
 
 use super::cmdline::Cmdline;
-use super::disk::identified;
+use super::disk::{has_slots, identified};
 use super::phases::BootError;
-use crate::devices::Devices;
+use crate::devices::{Devices, Look, Patience};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sys::dm::{OnCorruption, Verity};
 use sys::mount::{MsFlags, mount};
 
@@ -15,15 +15,27 @@ const TARGET: &str = "/sysroot";
 /// one: verity takes the fastest that is there when the device is put together, and keeps it.
 const MODULES: &[&str] = &["crypto-sha256", "dm_mod", "dm_verity", "squashfs"];
 
+/// How much longer to wait when a disk with both slots is here and neither is ours: it is most likely the one that we were
+/// booted from, and this version's slot is broken. Only a machine with two such disks can bring ours yet, and each step
+/// by which a disk comes (a controller, a hub, the disk, its partitions) is a change that begins this time anew. At
+/// the full limit, three tries of such a version kept a node away for minutes.
+const UNLIKELY: Duration = Duration::from_secs(10);
+
 /// Waits for the partition whose PARTUUID is the beginning of the root hash.
 pub fn find(cmdline: &Cmdline, devices: &mut Devices, limit: Duration) -> Result<PathBuf, BootError> {
     let uuid = cmdline.root_uuid();
-    let found = devices.wait_for(limit, || identified().into_iter().find(|(_, u)| *u == uuid))?;
-    found.map(|(p, _)| p.node).ok_or_else(|| BootError::NoRoot { uuid, seconds: limit.as_secs(), seen: seen() })
+    let look = || {
+        let all = identified();
+        let others = if has_slots(&all) { Look::Unlikely } else { Look::NotYet };
+        all.into_iter().find(|p| p.uuid == uuid).map_or(others, |p| Look::Found(p.partition.node))
+    };
+    let began = Instant::now();
+    let found = devices.wait_for(Patience { limit, unlikely: UNLIKELY }, look)?;
+    found.ok_or_else(|| BootError::NoRoot { uuid, seconds: began.elapsed().as_secs(), seen: seen() })
 }
 
 fn seen() -> String {
-    let all: Vec<_> = identified().iter().map(|(p, uuid)| format!("{} ({uuid})", p.node.display())).collect();
+    let all: Vec<_> = identified().iter().map(|p| format!("{} ({})", p.partition.node.display(), p.uuid)).collect();
     if all.is_empty() { "none at all".to_owned() } else { all.join(", ") }
 }
 
