@@ -69,6 +69,16 @@ impl Devices {
         }
     }
 
+    /// Loads what watchdogs hang on, and then their drivers.
+    pub fn load_watchdogs(&mut self) -> Result<(), sys::Error> {
+        loop {
+            self.hear_events()?;
+            let Some(at) = self.pending.iter().position(|alias| may_be_watchdog(alias)) else { return Ok(()) };
+            let alias = self.pending.remove(at);
+            self.load(&alias);
+        }
+    }
+
     /// Loads modules, for devices that are there and for those that come, until `find` has found something (it is
     /// asked after every change) or the time is over.
     pub fn wait_for<T>(
@@ -167,6 +177,13 @@ pub struct Patience {
     pub unlikely: Duration,
 }
 
+/// Whether a device may be a watchdog, or a chip that has one: ISA bridges, SMBus, and other system peripherals.
+fn may_be_watchdog(alias: &str) -> bool {
+    let class = alias.strip_prefix("pci:").and_then(|a| a.split_once("bc")).map(|(_, class)| class);
+    let chip = class.is_some_and(|c| ["06sc01", "0Csc05", "08sc80"].iter().any(|wanted| c.starts_with(wanted)));
+    chip || ["platform:iTCO_wdt", "platform:wdat_wdt"].contains(&alias)
+}
+
 /// How soon a device's driver is wanted. Each costs time, and whoever waits for one wants that first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
@@ -253,6 +270,21 @@ fn report(e: &sys::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn watchdogs_are_known_by_the_chips_that_have_them() {
+        for (alias, expect) in [
+            ("pci:v00008086d00002918sv00001AF4sd00001100bc06sc01i00", true),
+            ("pci:v00008086d00002930sv00001AF4sd00001100bc0Csc05i00", true),
+            ("pci:v00008086d000025ABsv00001AF4sd00001100bc08sc80i00", true),
+            ("platform:iTCO_wdt", true),
+            ("pci:v00008086d000029C0sv00001AF4sd00001100bc06sc00i00", false),
+            ("pci:v00001AF4d00001001sv00001AF4sd00000002bc01sc00i00", false),
+            ("acpi:PNP0C0C:", false),
+        ] {
+            assert_eq!(may_be_watchdog(alias), expect, "{alias}");
+        }
+    }
 
     #[test]
     fn drivers_of_disks_and_networks_come_first() {

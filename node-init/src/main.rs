@@ -10,6 +10,7 @@ mod devices;
 mod fail;
 mod kmsg;
 mod supervise;
+mod watchdog;
 mod words;
 
 use std::process::ExitCode;

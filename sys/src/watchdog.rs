@@ -1,8 +1,10 @@
 //! The hardware watchdog: it reboots the machine unless it is fed.
 
 use crate::{Error, Result, ioctl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 // linux/watchdog.h
@@ -35,6 +37,24 @@ impl Watchdog {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             device => device.map_err(Error::of("open", path.display()))?,
         };
+        Self::limit(device, timeout_s).map(Some)
+    }
+
+    /// Takes over one that the program before this one armed and left open ([`Self::leave`]).
+    pub fn inherited(number: RawFd, timeout_s: u32) -> Result<Self> {
+        let device =
+            crate::inherit::take(number).map_err(Error::of("take over", format_args!("descriptor {number}")))?;
+        Self::limit(device.into(), timeout_s)
+    }
+
+    /// Leaves it open, and armed, to the program that this one is replaced by; under this number.
+    pub fn leave(&self) -> Result<RawFd> {
+        let open = FcntlArg::F_SETFD(FdFlag::empty());
+        fcntl(&self.device, open).map_err(Error::of("leave open", "the watchdog"))?;
+        Ok(self.device.as_raw_fd())
+    }
+
+    fn limit(device: File, timeout_s: u32) -> Result<Self> {
         let mut seconds = i32::try_from(timeout_s).unwrap_or(i32::MAX);
         let mut info = Info::default();
         // SAFETY: the request writes one watchdog_info.
@@ -49,7 +69,7 @@ impl Watchdog {
             ioctl::with(&device, WDIOC_GETTIMEOUT, &mut seconds, ("read", "the watchdog's time limit"))?;
         }
         let timeout_s = u32::try_from(seconds).unwrap_or(timeout_s);
-        Ok(Some(Self { device, name: info.name(), timeout_s }))
+        Ok(Self { device, name: info.name(), timeout_s })
     }
 
     /// What its driver calls it, such as `iTCO_wdt`.

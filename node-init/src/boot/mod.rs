@@ -6,6 +6,7 @@ mod cmdline;
 mod disk;
 mod ext4;
 mod mounts;
+mod overseer;
 mod phases;
 mod seed;
 mod settings;
@@ -19,15 +20,17 @@ pub use mounts::pstore as mount_pstore;
 pub use phases::TimelineFile;
 pub use seed::Source as Seed;
 pub use state::State;
-pub use trial::{Roots, Trial};
+pub use trial::Trial;
 
 use crate::devices::Devices;
 use crate::fail::Failure;
 use crate::supervise;
+use crate::watchdog;
 use crate::words::{self, Words};
 use image::verity::hex;
 use phases::{Phases, SWITCH_ROOT};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_secs(30);
@@ -45,17 +48,26 @@ pub fn initrd() -> Result<Infallible, Failure> {
     let cmdline = phases.run("cmdline", SHORT, cmdline::read)?;
     words::introduce(&hex(&cmdline.verity.root));
     let mut devices = phases.run("modules", SHORT, || Ok(Devices::open()?))?;
+    let (watchdog, left) = phases.run("watchdog", SHORT, || {
+        devices.load_watchdogs()?;
+        let watchdog = watchdog::arm();
+        let left = watchdog.as_ref().and_then(watchdog::leave);
+        Ok((watchdog, left))
+    })?; // before anything that a version may hang in
+    phases.guard(watchdog);
     devices.keep_panics(); // from here on a panic leaves its words in the firmware's variables
     let disk = phases.run("find-root", ROOT + SHORT, || verity_root::find(&cmdline, &mut devices, ROOT))?;
     words::introduce(&hex(&cmdline.verity.root)); // again: drivers have said much, and only the end of the log is kept
     let root = phases.run("verity", SHORT, || verity_root::open(&cmdline, &disk, &mut devices))?;
     drop(devices); // its index is memory that the next program has better use for
-    phases.run(SWITCH_ROOT, SHORT, || mounts::switch_to(&root))
+    phases.run(SWITCH_ROOT, SHORT, || mounts::switch_to(&root, left.as_deref()))
 }
 
 /// On the root: everything else. Ends with the machine.
 pub fn boot() -> Result<Infallible, Failure> {
+    let watchdog = watchdog::left(std::env::args().skip(1)); // before its number could mean another file
     let mut phases = Phases::go_on();
+    phases.guard(watchdog);
     let mounted = phases.run("mounts", SHORT, mounts::the_rest)?;
     phases.run("settings", SHORT, || settings::apply(&mounted))?;
     let cgroups = phases.run("cgroups", SHORT, || cgroups::claim(&mounted))?; // before the first child, so that none escapes
@@ -65,13 +77,19 @@ pub fn boot() -> Result<Infallible, Failure> {
         disk::of_root(&cmdline).map(|disk| (cmdline, disk))
     })?;
     let state = phases.run("state", STATE, || state::open(&disk))?;
-    let (trial, roots) = phases.run("slots", SHORT, || Ok(trial::find(&disk, &cmdline)))?;
-    let words = Words::record(&state, &hex(&cmdline.verity.root), roots); // goes on beside us
+    let root = hex(&cmdline.verity.root);
+    let slots = Arc::new((disk, cmdline));
+    let of_words = slots.clone();
+    let version_of = move |root: &str| trial::version_of(&of_words.0, &of_words.1, root);
+    let words = Words::record(&state, &root, version_of); // goes on beside us
     let seed = phases.run("seed", SHORT, || seed::find(&mounted))?;
     phases.run("last-words", SHORT, || {
         words.collected(LAST_WORDS);
         Ok(())
     })?;
     phases.run("services", SHORT, || Ok(()))?;
-    supervise::run(phases.into_timeline(), cgroups, devices, state, seed, trial, words)
+    let look = Box::new(move || trial::find(&slots.0, &slots.1)); // later: nothing in a boot waits for it
+    let (timeline, watchdog) = phases.finish();
+    let machine = supervise::Machine { timeline, cgroups, devices, watchdog, words };
+    supervise::run(machine, state, seed, look)
 }

@@ -174,8 +174,8 @@ fn take_console() {
     }
 }
 
-/// Makes this root the only one and runs its `node-init`.
-pub fn switch_to(root: &Path) -> Result<Infallible, BootError> {
+/// Makes this root the only one and runs its `node-init`, with this argument.
+pub fn switch_to(root: &Path, argument: Option<&str>) -> Result<Infallible, BootError> {
     for &(_, target, _, _) in EARLY {
         move_to(target, root.join(target.trim_start_matches('/')))?;
     }
@@ -185,7 +185,9 @@ pub fn switch_to(root: &Path) -> Result<Infallible, BootError> {
     nix::unistd::chroot(".").map_err(sys::Error::of("change the root to", root.display()))?;
     nix::unistd::chdir("/").map_err(sys::Error::of("enter", "/"))?;
     let program = CString::new(crate::SELF).unwrap_or_default();
-    let Err(e) = nix::unistd::execve(&program, &[&program], &[c"PATH=/usr/sbin:/usr/bin"]);
+    let argument = argument.and_then(|a| CString::new(a).ok());
+    let words: Vec<_> = std::iter::once(&program).chain(&argument).collect();
+    let Err(e) = nix::unistd::execve(&program, &words, &[c"PATH=/usr/sbin:/usr/bin"]);
     Err(sys::Error::of("run", crate::SELF)(e).into())
 }
 

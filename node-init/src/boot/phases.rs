@@ -1,13 +1,15 @@
 //! Phases of the boot: named, timed, limited.
 
+use super::overseer::Overseer;
 use crate::console::Console;
-use crate::fail::{Failure, chain, give_up};
+use crate::fail::{Failure, chain};
 use crate::kmsg;
+use crate::supervise;
 use model::init::{Phase, Timeline};
 use model::paths;
 use std::path::Path;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
+use sys::watchdog::Watchdog;
 
 /// Begins in the initrd and ends on the root.
 pub const SWITCH_ROOT: &str = "switch-root";
@@ -85,14 +87,21 @@ impl BootError {
 pub struct Phases {
     timeline: TimelineFile,
     console: Console,
-    overseer: Sender<Option<(&'static str, Duration)>>,
+    overseer: Overseer,
+    /// A phase that is to hang, in a test.
+    hangs: Option<String>,
 }
 
 impl Phases {
     /// At the start of the initrd.
     pub fn begin() -> Self {
         kmsg::init();
-        let phases = Self { timeline: TimelineFile::default(), console: Console::open(), overseer: oversee() };
+        let phases = Self {
+            timeline: TimelineFile::default(),
+            console: Console::open(),
+            overseer: Overseer::start(),
+            hangs: supervise::hang_in(),
+        };
         phases.console.line("");
         phases.console.line(&format!("Roost {}", env!("CARGO_PKG_VERSION")));
         phases
@@ -105,7 +114,14 @@ impl Phases {
         let console = Console::open();
         // The initrd could not see the end of its last phase.
         console.phase(SWITCH_ROOT, timeline.end(SWITCH_ROOT));
-        Self { timeline, console, overseer: oversee() }
+        Self { timeline, console, overseer: Overseer::start(), hangs: None }
+    }
+
+    /// From now on a hang resets the machine.
+    pub fn guard(&self, watchdog: Option<Watchdog>) {
+        if let Some(watchdog) = watchdog {
+            self.overseer.guard(watchdog);
+        }
     }
 
     /// Runs one phase. One that exceeds its limit ends in the failure page, wherever it hangs.
@@ -115,11 +131,13 @@ impl Phases {
         limit: Duration,
         work: impl FnOnce() -> Result<T, BootError>,
     ) -> Result<T, Failure> {
-        // The overseer ends only with the machine.
-        let _ = self.overseer.send(Some((name, limit)));
+        self.overseer.begins(name, limit);
         self.timeline.begin(name);
+        if self.hangs.as_deref() == Some(name) {
+            self.hang(name);
+        }
         let result = work();
-        let _ = self.overseer.send(None);
+        self.overseer.ends();
         match result {
             Ok(value) => {
                 let took_ms = self.timeline.end(name);
@@ -130,38 +148,21 @@ impl Phases {
         }
     }
 
-    /// All phases of PID 1 are done; the timeline goes to the supervisor.
-    pub fn into_timeline(self) -> TimelineFile {
-        self.timeline
-    }
-}
-
-/// A thread that ends the machine's run when a phase does not end.
-fn oversee() -> Sender<Option<(&'static str, Duration)>> {
-    let (sender, receiver) = mpsc::channel::<Option<(&'static str, Duration)>>();
-    let watch = move || {
-        let mut current: Option<(&'static str, Duration)> = None;
+    /// As a kernel does that has lost itself: nobody watches over the phases any more either.
+    fn hang(&mut self, name: &str) -> ! {
+        self.console.line(&format!("  CHAOS: phase '{name}' hangs, as the kernel's command line says"));
+        let overseer = std::mem::replace(&mut self.overseer, Overseer::start());
+        // Armed, open, and not fed.
+        let _watchdog = overseer.finish();
         loop {
-            let next = match current {
-                None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some((_, limit)) => receiver.recv_timeout(limit),
-            };
-            match (next, current) {
-                (Ok(phase), _) => current = phase,
-                (Err(RecvTimeoutError::Timeout), Some((phase, limit))) => give_up(&late(phase, limit)),
-                (Err(_), _) => return,
-            }
+            std::thread::park();
         }
-    };
-    if let Err(e) = std::thread::Builder::new().stack_size(64 * 1024).spawn(watch) {
-        tracing::warn!(error = %e, "Phases run without a time limit");
     }
-    sender
-}
 
-fn late(phase: &'static str, limit: Duration) -> Failure {
-    let what = format!("it did not end within {} s", limit.as_secs());
-    Failure { phase, what, advice: "See the last lines of the kernel's log: a disk or a driver does not answer." }
+    /// All phases of PID 1 are done; the timeline and the watchdog go to the supervisor.
+    pub fn finish(self) -> (TimelineFile, Option<Watchdog>) {
+        (self.timeline, self.overseer.finish())
+    }
 }
 
 /// The timeline and its file.

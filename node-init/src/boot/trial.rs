@@ -11,9 +11,9 @@ use model::key::{Config, TRIAL_LIMIT};
 use std::fs::File;
 use std::time::Duration;
 
-/// No trial is shorter or longer than this, whatever the configuration says: a boot takes its time, and a node that
-/// does not come up must not stay away for long.
-const LIMITS: std::ops::RangeInclusive<u64> = 60..=3600;
+/// No trial is shorter or longer than this, whatever the configuration says: a boot takes its time, and a node that does
+/// not come up must not stay away for long.
+const LIMITS: std::ops::RangeInclusive<u64> = Trial::SHORTEST_S..=3600;
 
 /// A boot that must be blessed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,24 +24,32 @@ pub struct Trial {
     pub until: Duration,
 }
 
-/// Root hashes of the versions that the disk has, in hexadecimal, and these versions.
-pub type Roots = Vec<(String, String)>;
+impl Trial {
+    /// No trial is shorter, in seconds after the kernel's start.
+    pub const SHORTEST_S: u64 = 60;
+}
 
 /// Looks at the disk. What cannot be read is told and is no trial: such a disk has nothing to fall back on either.
-pub fn find(disk: &Disk, cmdline: &Cmdline) -> (Option<Trial>, Roots) {
-    let slots = File::open(&disk.node)
-        .map_err(|e| e.to_string())
-        .and_then(|mut file| Slots::read(&mut file, Some(&cmdline.verity.root)).map_err(|e| crate::fail::chain(&e)));
-    match slots {
-        Ok(slots) => {
-            let limit = limit(std::fs::read_to_string(model::paths::TRIAL_LIMIT).ok().as_deref());
-            (of(&slots, limit), roots(&slots))
-        }
+pub fn find(disk: &Disk, cmdline: &Cmdline) -> Option<Trial> {
+    match slots(disk, cmdline) {
+        Ok(slots) => of(&slots, limit(std::fs::read_to_string(model::paths::TRIAL_LIMIT).ok().as_deref())),
         Err(error) => {
             tracing::warn!(error, disk = %disk.node.display(), "Cannot tell whether this boot is a trial");
-            (None, Roots::new())
+            None
         }
     }
+}
+
+/// The version on the disk that has this root, by its hash in hexadecimal.
+pub fn version_of(disk: &Disk, cmdline: &Cmdline, root: &str) -> Option<String> {
+    let slots = slots(disk, cmdline).ok()?;
+    let mut held = [&slots.a, &slots.b].into_iter().filter_map(Slot::held);
+    held.find(|held| hex(&held.identity.verity.root) == root).map(|held| held.name.version().to_owned())
+}
+
+fn slots(disk: &Disk, cmdline: &Cmdline) -> Result<Slots, String> {
+    let mut file = File::open(&disk.node).map_err(|e| e.to_string())?;
+    Slots::read(&mut file, Some(&cmdline.verity.root)).map_err(|e| crate::fail::chain(&e))
 }
 
 /// The last try is called failed already: the boot loader counts before it boots. One that was good before is on no
@@ -49,11 +57,6 @@ pub fn find(disk: &Disk, cmdline: &Cmdline) -> (Option<Trial>, Roots) {
 fn of(slots: &Slots, until: Duration) -> Option<Trial> {
     let held = slots.running_and_idle()?.0.held()?;
     (!held.was_blessed()).then(|| Trial { version: held.name.version().to_owned(), until })
-}
-
-fn roots(slots: &Slots) -> Roots {
-    let held = [&slots.a, &slots.b].into_iter().filter_map(Slot::held);
-    held.map(|held| (hex(&held.identity.verity.root), held.name.version().to_owned())).collect()
 }
 
 fn limit(text: Option<&str>) -> Duration {

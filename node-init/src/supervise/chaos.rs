@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const WORD: &str = "roost.chaos";
+/// Followed by the name of a phase in the initrd that never ends, so that a version can be made that hangs.
+const HANG_IN: &str = "roost.chaos.hang=";
 const PORTS: &str = "/sys/class/virtio-ports";
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 const SYSRQ: &str = "/proc/sysrq-trigger";
@@ -114,6 +116,17 @@ impl Chaos {
         pids.retain(|pid| kill(Pid::from_raw(*pid), signal).is_ok());
         pids.iter().map(i32::to_string).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// The phase of the initrd that is to hang. Secure Boot cannot be asked for there, so that alone is believed which an
+/// image's own command line says, and an image can only hang itself.
+pub fn hang_in() -> Option<String> {
+    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    (judge(&cmdline, std::fs::read(SECURE_BOOT)) == Verdict::On).then(|| phase_of(&cmdline)).flatten()
+}
+
+fn phase_of(cmdline: &str) -> Option<String> {
+    cmdline.split_whitespace().find_map(|word| word.strip_prefix(HANG_IN)).map(str::to_owned)
 }
 
 #[derive(Debug, PartialEq)]
@@ -221,6 +234,12 @@ mod tests {
         assert_eq!(judge("roost.chaos", Ok(vec![])), Verdict::Refused("Secure Boot is on"));
         let unreadable = Err(io::ErrorKind::PermissionDenied.into());
         assert!(matches!(judge("roost.chaos", unreadable), Verdict::Refused(_)));
+    }
+
+    #[test]
+    fn the_phase_that_hangs_is_named() {
+        assert_eq!(phase_of("quiet roost.chaos roost.chaos.hang=find-root panic=2").as_deref(), Some("find-root"));
+        assert_eq!(phase_of("quiet roost.chaos"), None);
     }
 
     #[test]

@@ -1,22 +1,13 @@
 //! The machine's own devices that PID 1 minds: power buttons and the watchdog, as they appear.
 
 use crate::fail::chain;
+use crate::watchdog;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use sys::input::PowerButton;
 use sys::uevent::{Received, Socket};
 use sys::watchdog::Watchdog;
-
-const WATCHDOG: &str = "/dev/watchdog";
-/// Twice this is at most a minute, since some timers count down twice before they bite; and a disk that takes its time
-/// over a log's line is no hang yet.
-const WATCHDOG_S: u32 = 30;
-/// From a hang to the machine's reset.
-const BITES_WITHIN_S: u32 = 60;
-const _: () = assert!(WATCHDOG_S * 2 <= BITES_WITHIN_S);
-/// How often it is fed, and PID 1 turns, when nothing asks for more.
-const FEED_EVERY: Duration = Duration::from_secs(5);
 
 /// What happened since the last turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,10 +26,10 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    /// Listens, and looks at what is there.
-    pub fn open() -> Self {
+    /// Listens, and looks at what is there. The boot may have armed the watchdog already.
+    pub fn open(watchdog: Option<Watchdog>) -> Self {
         let events = Socket::open().inspect_err(|e| tracing::error!(error = %chain(e), "Devices are not watched")).ok();
-        let mut hardware = Self { events, buttons: Vec::new(), watchdog: None };
+        let mut hardware = Self { events, buttons: Vec::new(), watchdog };
         hardware.look();
         hardware
     }
@@ -90,54 +81,17 @@ impl Hardware {
             }
         }
         if self.watchdog.is_none() {
-            self.arm();
-        }
-    }
-
-    fn arm(&mut self) {
-        match Watchdog::arm(Path::new(WATCHDOG), WATCHDOG_S) {
-            Ok(Some(watchdog)) => {
-                let (timeout_s, bites_within_s) = (watchdog.timeout_s(), watchdog.bites_within_s());
-                tracing::info!(name = watchdog.name(), timeout_s, bites_within_s, "Watchdog armed");
-                if bites_within_s > BITES_WITHIN_S {
-                    tracing::warn!(timeout_s, expected_s = WATCHDOG_S, "Watchdog takes no shorter time limit");
-                }
-                self.watchdog = Some(watchdog);
-            }
-            Ok(None) => {}
-            Err(e) => tracing::error!(error = %chain(&e), "Watchdog not armed"),
+            self.watchdog = watchdog::arm();
         }
     }
 
     /// How often to feed.
     pub fn feed_every(&self) -> Duration {
-        feed_every(self.watchdog.as_ref().map(Watchdog::timeout_s))
+        watchdog::feed_every(self.watchdog.as_ref())
     }
 
     /// Feeds the watchdog, if there is one.
     pub fn feed(&mut self) {
-        if let Some(Err(e)) = self.watchdog.as_mut().map(Watchdog::feed) {
-            tracing::error!(error = %chain(&e), "Watchdog not fed");
-        }
-    }
-}
-
-/// A few times within the limit, which some hardware has shorter than it was asked for.
-fn feed_every(timeout_s: Option<u32>) -> Duration {
-    let quarter = timeout_s.map(|s| Duration::from_secs(u64::from(s)) / 4);
-    quarter.map_or(FEED_EVERY, |q| q.clamp(Duration::from_millis(250), FEED_EVERY))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watchdog_is_fed_several_times_within_its_limit() {
-        assert_eq!(feed_every(None), FEED_EVERY);
-        assert_eq!(feed_every(Some(WATCHDOG_S)), FEED_EVERY);
-        assert_eq!(feed_every(Some(8)), Duration::from_secs(2));
-        // A driver that does not know its limit must not make PID 1 spin.
-        assert_eq!(feed_every(Some(0)), Duration::from_millis(250));
+        watchdog::feed(self.watchdog.as_mut());
     }
 }

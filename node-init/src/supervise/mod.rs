@@ -10,8 +10,11 @@ mod kinds;
 mod output;
 mod service;
 mod shutdown;
+mod trying;
 
-use crate::boot::{Cgroups, Seed, State, TimelineFile, Trial};
+pub use chaos::hang_in;
+
+use crate::boot::{Cgroups, Seed, State, TimelineFile};
 use crate::console::Console;
 use crate::fail::{Failure, chain, describe};
 use crate::kmsg;
@@ -32,6 +35,8 @@ use sys::poll::Interest;
 use sys::power::End;
 use sys::seqpacket::{Received, Seqpacket, pair};
 use sys::signal::{Signal, SignalFd};
+use sys::watchdog::Watchdog;
+use trying::{Found, Look, Trying};
 
 /// Faults after which the machine reboots: something in here is broken for good.
 const MAX_FAULTS: u32 = 20;
@@ -54,24 +59,26 @@ fn supervised(kind: &'static Kind, cgroups: &Cgroups) -> Result<Supervised, sys:
     Ok(Supervised::new(kind, cgroups.roost.child(kind.name)?, output))
 }
 
-/// Runs the node until the machine goes down. State and seed are proofs that `noded` finds them in their places.
-pub fn run(
-    timeline: TimelineFile,
-    cgroups: Cgroups,
-    devices: Supervised,
-    _state: State,
-    seed: Option<Seed>,
-    trial: Option<Trial>,
-    words: Words,
-) -> Result<Infallible, Failure> {
+/// What the boot leaves to the supervisor.
+pub struct Machine {
+    /// The boot's timeline.
+    pub timeline: TimelineFile,
+    /// The top of the tree.
+    pub cgroups: Cgroups,
+    /// Modules being loaded.
+    pub devices: Supervised,
+    /// Armed.
+    pub watchdog: Option<Watchdog>,
+    /// The record of this boot.
+    pub words: Words,
+}
+
+/// Runs the node until the machine goes down. State and seed are proofs that `noded` finds them in their places; `look`
+/// tells whether this boot is a trial.
+pub fn run(machine: Machine, _state: State, seed: Option<Seed>, look: Look) -> Result<Infallible, Failure> {
     let failed =
         |e: sys::Error| Failure { phase: "supervisor", what: chain(&e), advice: "See the kernel's lines above." };
-    let mut supervisor = Supervisor::new(timeline, cgroups, devices, words).map_err(failed)?;
-    if let Some(trial) = &trial {
-        let text = format!("  Version {} is on trial for {} s", trial.version, trial.until.as_secs());
-        supervisor.console.line(&text);
-    }
-    supervisor.trial = trial;
+    let mut supervisor = Supervisor::new(machine, look).map_err(failed)?;
     if seed.is_none() {
         supervisor
             .console
@@ -110,7 +117,7 @@ struct Supervisor {
     fed_at: Duration,
     shutdown: Option<Shutdown>,
     /// Until it is blessed.
-    trial: Option<Trial>,
+    trying: Trying,
     /// Why the node is not ready, as far as is known.
     lacks: String,
     cgroups: Cgroups,
@@ -124,7 +131,8 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(timeline: TimelineFile, cgroups: Cgroups, devices: Supervised, words: Words) -> Result<Self, sys::Error> {
+    fn new(machine: Machine, look: Look) -> Result<Self, sys::Error> {
+        let Machine { timeline, cgroups, devices, watchdog, words } = machine;
         let now = sys::boottime::now();
         cgroups.services_first()?;
         let mut noded = supervised(&kinds::NODED, &cgroups)?;
@@ -142,10 +150,10 @@ impl Supervisor {
             alive_at: now,
             guests_stopped: false,
             signals: SignalFd::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM])?,
-            hardware: Hardware::open(),
+            hardware: Hardware::open(watchdog),
             fed_at: Duration::ZERO,
             shutdown: None,
-            trial: None,
+            trying: Trying::new(look),
             lacks: "the node daemon said nothing".to_owned(),
             cgroups,
             timeline,
@@ -236,6 +244,7 @@ impl Supervisor {
             ToInit::Ready => {
                 let ms = self.timeline.ready();
                 tracing::info!(ms, "Node is ready");
+                self.trying.look();
                 self.console.line(&format!("Ready after {}.{:03} s", ms / 1000, ms % 1000));
             }
             ToInit::NotReady(why) => {
@@ -244,7 +253,7 @@ impl Supervisor {
             }
             ToInit::Lacks(why) => self.lacks = why,
             ToInit::Blessed => {
-                if let Some(trial) = self.trial.take() {
+                if let Some(trial) = self.trying.bless() {
                     self.console.line(&format!("Version {} is good", trial.version));
                 }
             }
@@ -258,14 +267,29 @@ impl Supervisor {
 
     /// A version that was not blessed in its time is given up: the boot loader has counted this try.
     fn mind_trial(&mut self, now: Duration) {
-        let Some(trial) = self.trial.take_if(|trial| now >= trial.until) else { return };
-        let why = format!("not good within {} s: {}", trial.until.as_secs(), self.lacks);
+        let trial = match self.trying.turn(now) {
+            Some(Found::Over(trial)) => trial,
+            Some(Found::Begins(trial)) => {
+                let text = format!("  Version {} is on trial for {} s", trial.version, trial.until.as_secs());
+                return self.console.line(&text);
+            }
+            None => return,
+        };
+        let why = format!("not good within {} s: {}", trial.until.as_secs(), self.lack());
         self.console.line(&format!("Version {} is {why}", trial.version));
         // Its folder is made by the version before; without it nobody asks why.
         if let Err(error) = std::fs::write(model::paths::TRIAL_WHY, &why) {
             tracing::warn!(%error, "Cannot write down why the trial ended");
         }
         self.go_down(End::Reboot, "the end of its trial", now);
+    }
+
+    /// What `noded` said last, and whether it can be believed.
+    fn lack(&self) -> String {
+        match self.services[0].status().restarts {
+            0 => self.lacks.clone(),
+            n => format!("{}; the node daemon ended {n} times", self.lacks),
+        }
     }
 
     fn mind_services(&mut self, now: Duration) {
@@ -374,7 +398,7 @@ impl Supervisor {
         fds.extend(self.hardware.fds());
         let fds: Vec<_> = fds.into_iter().map(|fd| (fd, Interest::Read)).collect();
         let dues = self.services.iter().filter_map(Supervised::due).chain(self.shutdown.map(|s| s.due()));
-        let dues = dues.chain(self.trial.as_ref().map(|trial| trial.until));
+        let dues = dues.chain(self.trying.due(now));
         let feed_every = self.hardware.feed_every();
         let due = dues.chain([self.fed_at + feed_every, self.alive_at + ALIVE_LIMIT]).filter(|d| *d > now).min();
         // At least so often: the loop's turning is what the watchdog is fed for.

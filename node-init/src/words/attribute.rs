@@ -5,18 +5,17 @@
 //! STATE gets a record of its own.
 
 use super::pstore::Crash;
-use crate::boot::Roots;
 use node_init::boots::{About, Boots, Entry, seconds};
 use std::io;
 
-/// Puts each panic into the record of its boot.
-pub fn keep(boots: &Boots, crashes: Vec<Crash>, roots: &Roots) -> io::Result<()> {
+/// Puts each panic into the record of its boot. `version_of` tells which version has a root, by its hash in hexadecimal.
+pub fn keep(boots: &Boots, crashes: Vec<Crash>, version_of: impl Fn(&str) -> Option<String>) -> io::Result<()> {
     for crash in crashes {
         let known = boots.all();
         match place(&known, &crash) {
             Place::Known => {}
             Place::Of(entry) => entry.note_panic(&crash.panic)?,
-            Place::New => boots.begin(about(&crash, roots))?.note_panic(&crash.panic)?,
+            Place::New => boots.begin(about(&crash, &version_of))?.note_panic(&crash.panic)?,
         }
     }
     Ok(())
@@ -48,9 +47,9 @@ fn place<'a>(known: &'a [Entry], crash: &Crash) -> Place<'a> {
     }
 }
 
-fn about(crash: &Crash, roots: &Roots) -> About {
+fn about(crash: &Crash, version_of: impl Fn(&str) -> Option<String>) -> About {
     let root = crash.root.clone().unwrap_or_default();
-    let version = roots.iter().find(|(of, _)| *of == root).map(|(_, version)| version.clone());
+    let version = version_of(&root);
     let lasted_ms = seconds(&crash.panic.text).unwrap_or(0) * 1000;
     let unknown = || format!("panic-{}", crash.panic.records.first().map_or("", String::as_str));
     About {
@@ -88,8 +87,8 @@ mod tests {
 
     impl Shelf {
         fn keep(&self, crashes: &[Crash]) {
-            let roots = vec![("77".to_owned(), "2.0".to_owned())];
-            keep(&self.boots, crashes.to_vec(), &roots).expect("kept");
+            let version_of = |root: &str| (root == "77").then(|| "2.0".to_owned());
+            keep(&self.boots, crashes.to_vec(), version_of).expect("kept");
         }
 
         /// Each boot, its version and its panic.

@@ -9,7 +9,7 @@ mod pstore;
 mod recorder;
 mod records;
 
-use crate::boot::{Roots, State};
+use crate::boot::State;
 use crate::fail::chain;
 use model::paths;
 use node_init::boots::{About, Boots, End, How};
@@ -48,8 +48,8 @@ pub struct Words {
 }
 
 impl Words {
-    /// Starts the thread: it gathers what earlier boots left, then records this one.
-    pub fn record(_: &State, root: &str, roots: Roots) -> Self {
+    /// Starts the thread: it gathers what earlier boots left, then records this one, which has this root.
+    pub fn record(_: &State, root: &str, version_of: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
         let version = std::fs::read_to_string(release::PATH).ok().and_then(|text| release::image(&text));
         let about = About {
             boot: boot_id(),
@@ -69,7 +69,7 @@ impl Words {
         let work = move || {
             let _done = say_done;
             let boots = Boots::at(paths::BOOTS);
-            collect(&boots, &roots);
+            collect(&boots, version_of);
             let _ = say_collected.send(());
             match Recorder::begin(&boots, about, of_thread) {
                 Ok(recorder) => recorder.run(&told, asleep),
@@ -108,7 +108,7 @@ impl Words {
 }
 
 /// Reads the kernel's last words, keeps them on STATE, and only then erases them.
-fn collect(boots: &Boots, roots: &Roots) {
+fn collect(boots: &Boots, version_of: impl Fn(&str) -> Option<String>) {
     if let Err(e) = crate::boot::mount_pstore() {
         tracing::warn!(error = %chain(&e), "Words of an earlier panic cannot be read");
         return;
@@ -121,7 +121,7 @@ fn collect(boots: &Boots, roots: &Roots) {
     let names: Vec<String> = found.iter().map(|record| record.name.clone()).collect();
     let crashes = pstore::crashes(found);
     tracing::warn!(records = names.len(), panics = crashes.len(), "An earlier boot has panicked");
-    match attribute::keep(boots, crashes, roots) {
+    match attribute::keep(boots, crashes, version_of) {
         Ok(()) => pstore::erase(folder, &names),
         // They stay where they are, for the next boot.
         Err(error) => tracing::error!(%error, "Words of a panic not kept"),
