@@ -7,9 +7,11 @@
 pub mod cuts;
 mod forge;
 mod numbers;
+mod updated;
 
 pub use forge::{Forge, artifact};
 pub use numbers::Numbers;
+pub use updated::Updated;
 
 use anyhow::{Context, Result, ensure};
 use builder::lab::{Chaos, Cluster, Images, LabError};

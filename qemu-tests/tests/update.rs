@@ -1,35 +1,24 @@
 //! A cluster moves its node from version to version, and the node comes back by itself from one that does not hold.
 
 use anyhow::{Result, ensure};
-use builder::lab::{Boot, Firmware, Lab, Machine, Store};
-use qemu_tests::{Forge, artifact};
+use builder::lab::Lab;
+use qemu_tests::{Forge, Updated, artifact};
 use serde_json::Value;
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
-
-/// From an order to what comes of it, three boots of a bad version included.
-const LIMIT: Duration = Duration::from_secs(400);
-
-struct Node {
-    store: Store,
-    machine: Machine,
-}
+use std::time::Instant;
 
 #[test]
 fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> Result<()> {
     let lab = Lab::new("update")?;
     let forge = Forge::new(&lab)?;
     let first = forge.node("1.0")?;
-    let mut node = Node::boot(&lab, &artifact(&first, "raw"))?;
+    let mut node = Updated::boot(&lab, &artifact(&first, "raw"))?;
 
     // A good one: fetched as what the node has not got, installed, tried, blessed.
     node.offer(&artifact(&forge.node("2.0")?, "set"))?;
     node.order("2.0")?;
-    let fetched = node.machine.console().wait_for("Version 2.0 is here", LIMIT)?;
+    let fetched = node.machine.console().wait_for("Version 2.0 is here", Updated::LIMIT)?;
     println!("update on the wire when only the version changed: {fetched}");
-    node.machine.console().wait_for("Version 2.0 is on trial", LIMIT)?;
+    node.machine.console().wait_for("Version 2.0 is on trial", Updated::LIMIT)?;
     node.wait("2.0 blessed, 1.0 to fall back on", |v| {
         v["running"] == "2.0" && v["trial"] == false && v["other"]["version"] == "1.0" && v["other"]["state"] == "good"
     })?;
@@ -38,13 +27,14 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
     let bad = forge.node_with("3.0", "\"dm_mod\", \"dm_verity\", \"squashfs\",", "\"dm_mod\", \"dm_verity\",")?;
     node.offer(&artifact(&bad, "set"))?;
     node.order("3.0")?;
-    node.machine.console().wait_for("Reboot, asked for by the update to 3.0", LIMIT)?;
+    node.machine.console().wait_for("Reboot, asked for by the update to 3.0", Updated::LIMIT)?;
     let gone = Instant::now();
     let back = node.wait("3.0 refused", |v| v["running"] == "2.0" && v["refused"][0]["version"] == "3.0")?;
     println!("from the reboot into a bad version to Ready on the good one: {:.1} s", gone.elapsed().as_secs_f64());
     ensure!(back["versions"]["trial"] == false, "what was good before is on no trial: {back}");
-    let halted =
-        node.store.wait_for("the rollout's end", "host", "name=node1", LIMIT, |h| h["update"]["halted"].is_string())?;
+    let halted = node
+        .store
+        .wait_for("the rollout's end", "host", "name=node1", Updated::LIMIT, |h| h["update"]["halted"].is_string())?;
     ensure!(halted["update"]["halted"].as_str().is_some_and(|why| why.starts_with("node1 went back: ")), "{halted}");
     let tries = node.machine.console().text()?.matches("THIS NODE CANNOT START").count();
     ensure!(tries == 3, "a version has three tries, and had {tries}");
@@ -63,47 +53,15 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
 fn a_version_that_never_becomes_good_is_given_up_with_the_reason() -> Result<()> {
     let lab = Lab::new("update-trial")?;
     let forge = Forge::new(&lab)?;
-    let mut node = Node::boot(&lab, &artifact(&forge.node("1.0")?, "raw"))?;
+    let mut node = Updated::boot(&lab, &artifact(&forge.node("1.0")?, "raw"))?;
     node.store.qa(&["config", "set", "node.trial.limit=60"])?;
     // The bridge's packet filter cannot be loaded, so the node is never Ready.
     let bad = forge.node_with("2.0", "    \"/usr/sbin/nft\",\n", "")?;
     node.offer(&artifact(&bad, "set"))?;
     node.order("2.0")?;
-    let back = node.wait("2.0 refused", |v| v["running"] == "1.0" && v["refused"][0]["version"] == "2.0")?;
-    let reason = back["versions"]["refused"][0]["reason"].as_str().unwrap_or_default().to_owned();
+    let reason = node.wait_back("1.0", "2.0")?;
     ensure!(reason.starts_with("not good within 60 s: ") && reason.contains("nft"), "{reason}");
     let given_up = node.machine.console().text()?.matches("Reboot, asked for by the end of its trial").count();
     ensure!(given_up == 3, "a version has three tries, and had {given_up}");
     Ok(())
-}
-
-impl Node {
-    /// A node that is Ready on the version of this image.
-    fn boot(lab: &Lab, image: &Path) -> Result<Self> {
-        let store = lab.store()?;
-        store.qa(&["config", "set", "node.bless.after=5"])?;
-        let boot = Boot::new(image).seed(store.seed("node1")?).firmware(Firmware::Uefi);
-        let mut machine = lab.boot(boot)?;
-        store.wait_ready(&mut machine)?;
-        Ok(Self { store, machine })
-    }
-
-    /// Adds a version to the store.
-    fn offer(&self, set: &Path) -> Result<()> {
-        self.store.qa(&["image", "add", &format!("path={}", set.display())])?;
-        Ok(())
-    }
-
-    /// Sends the node to it.
-    fn order(&mut self, version: &str) -> Result<()> {
-        self.machine.console().mark()?;
-        self.store.qa(&["host", "update", "-f", "name=node1", &format!("image={version}")])?;
-        Ok(())
-    }
-
-    /// Waits until the node runs and says this of its versions; its row.
-    fn wait(&self, what: &str, says: impl Fn(&Value) -> bool) -> Result<Value> {
-        let probe = |host: &Value| host["state"] == "running" && says(&host["versions"]);
-        Ok(self.store.wait_for(what, "host", "name=node1", LIMIT, probe)?)
-    }
 }
