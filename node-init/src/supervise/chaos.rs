@@ -118,8 +118,8 @@ impl Chaos {
     }
 }
 
-/// The phase of the initrd that is to hang. Secure Boot cannot be asked for there, so that alone is believed which an
-/// image's own command line says, and an image can only hang itself.
+/// The phase of the initrd that is to hang. Secure Boot cannot be asked for there; with it on, the command line is the
+/// image's own, and an image can only hang itself.
 pub fn hang_in() -> Option<String> {
     let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     (judge(&cmdline, std::fs::read(SECURE_BOOT)) == Verdict::On).then(|| phase_of(&cmdline)).flatten()
