@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use image::disk::Disk;
 use image::manifest::{self, Boot, Manifest};
 use image::verity::Verity;
-use image::{Content, cpio, set, uki};
+use image::{Content, cpio, pin, set, uki};
+use model::Digest;
 
 use crate::cache::Cache;
 use crate::lock::Lock;
@@ -68,6 +69,8 @@ pub struct Parts<'a> {
     pub keys: Option<&'a Keyring>,
     /// When its update set expires, in seconds since 1970.
     pub expires: Option<u64>,
+    /// Fingerprint of the CA of the one cluster that it is for.
+    pub cluster: Option<Digest>,
 }
 
 /// What was written.
@@ -156,16 +159,17 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// The command line that ends in the root's identity.
+    /// The command line that ends in the cluster, if there is one, and the root's identity.
     fn cmdline_with(&self, verity: &Verity) -> Result<String> {
         let bad = |problem| Err(AssembleError::Input { what: "command line", problem });
-        if self.node.cmdline.contains("roost.verity=") {
-            return bad("it names roost.verity= itself, which only the builder may".into());
+        if let Some(word) = ["roost.verity=", pin::WORD].iter().find(|word| self.node.cmdline.contains(**word)) {
+            return bad(format!("it names {word} itself, which only the builder may"));
         }
         if self.node.cmdline.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
             return bad("it has a line break or a character that is not ASCII".into());
         }
-        let whole = format!("{} roost.verity={verity}", self.node.cmdline.trim());
+        let cluster = self.cluster.map_or_else(String::new, |cluster| format!(" {}{cluster}", pin::WORD));
+        let whole = format!("{}{cluster} roost.verity={verity}", self.node.cmdline.trim());
         if whole.len() > CMDLINE_MAX {
             return bad(format!("it is {} bytes long, and the kernel takes {CMDLINE_MAX}", whole.len()));
         }
@@ -199,6 +203,7 @@ impl Parts<'_> {
             verity: verity.to_string(),
             kernel: self.node.kernel_version.clone(),
             keys: self.keys.map(|keys| keys.trusted().clone()),
+            cluster: self.cluster.map(|cluster| cluster.to_string()),
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Options {
     pub lock: Option<PathBuf>,
     /// When the update set stops being one to install, in seconds since 1970.
     pub expires: Option<u64>,
+    /// Fingerprint of the CA of the one cluster that it is for.
+    pub cluster: Option<Digest>,
 }
 
 impl Options {
@@ -60,6 +62,7 @@ impl Options {
             sign: None,
             lock: None,
             expires: None,
+            cluster: None,
         }
     }
 }
@@ -238,9 +241,9 @@ impl Build<'_> {
 
     /// What decides the result besides files.
     fn flags(&self) -> Vec<String> {
-        let Options { level, version, expires, .. } = self.options;
+        let Options { level, version, expires, cluster, .. } = self.options;
         let keys = self.keys.map(|keys| Digest(keys.digest()));
-        vec![level.name().to_owned(), version.clone(), format!("{expires:?} {keys:?}")]
+        vec![level.name().to_owned(), version.clone(), format!("{expires:?} {keys:?} {cluster:?}")]
     }
 
     /// Terms of what is in the programs; empty without programs.
@@ -260,6 +263,7 @@ impl Build<'_> {
             lock: inputs.lock,
             keys: self.keys,
             expires: self.options.expires,
+            cluster: self.options.cluster,
         };
         let done =
             assemble(&parts, self.cache, &self.options.out, self.report).map_err(failed("assemble the image"))?;

@@ -151,6 +151,24 @@ pub enum Error {
     /// Keys cannot be read, or do not sign.
     #[error(transparent)]
     Sign(#[from] crate::sign::SignError),
+    /// The file given as a cluster's CA is none.
+    #[error("{} cannot be a cluster's CA: {problem}. The store keeps it as pki/ca.pem", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// What was found in it.
+        problem: String,
+    },
+    /// An image is held against another cluster than it was built for.
+    #[error(
+        "The image is for {found}, and it is held against a build for {expected}: name its cluster's CA by --cluster"
+    )]
+    OtherCluster {
+        /// As its manifest says.
+        found: String,
+        /// As asked for.
+        expected: String,
+    },
     /// Name and version cannot be a boot entry's.
     #[error("The image '{name}' cannot have version {version:?}: expected letters, digits and . ~ ^ -")]
     Version {

@@ -17,6 +17,7 @@ use std::path::Path;
 use image::fat::FatReader;
 use image::gpt::{self, Partition, Table};
 use image::manifest::Manifest;
+use image::pin;
 use image::slot::{EntryName, Slot, Slots};
 use image::uki;
 use image::verity::{Verity, hex};
@@ -50,6 +51,8 @@ pub struct Inspection {
     pub kernel: Option<String>,
     /// The command line in the UKI.
     pub cmdline: Option<String>,
+    /// The one cluster that it is for, by its CA's fingerprint; none: for any.
+    pub cluster: Option<String>,
     /// `ROOT:SALT:BLOCKS`.
     pub verity: Option<String>,
     /// Packages of the root with version and bytes, the largest first.
@@ -203,6 +206,7 @@ impl Inspection {
         let cmdline = text(".cmdline")?;
         let verity = cmdline.split_ascii_whitespace().find_map(|word| word.strip_prefix("roost.verity="));
         let verity: Verity = verity.unwrap_or_default().parse().map_err(in_part("the UKI's command line"))?;
+        self.cluster = pin::on_cmdline(&cmdline).map(str::to_owned);
         self.cmdline = Some(cmdline.clone());
         self.verity = Some(verity.to_string());
         let Some(manifest) = manifest else { return Ok(verity) };

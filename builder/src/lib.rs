@@ -26,6 +26,7 @@ pub mod mirror;
 pub mod modules;
 pub mod npm;
 pub mod overlay;
+pub mod pin;
 pub mod pool;
 pub mod programs;
 pub mod recipe;

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use image::authenticode::strip;
 use image::manifest::Manifest;
+use image::pin;
+use model::Digest;
 
 use crate::build::{self, Options};
 use crate::diff::manifest_of;
@@ -30,6 +32,8 @@ pub struct Against {
     pub threshold: usize,
     /// `--expires` of the build.
     pub expires: Option<u64>,
+    /// Fingerprint of the CA of the one cluster that it must be for.
+    pub cluster: Option<Digest>,
 }
 
 /// How an artifact compares.
@@ -53,12 +57,24 @@ pub fn verify(image: &Path, against: &Against, report: &Report) -> Result<BTreeM
     let text = std::fs::read(&path).map_err(at("read", &path))?;
     let failed = |source| Error::Assemble { action: format!("read {}", path.display()), source };
     let manifest = Manifest::from_json(&text).map_err(|error| failed(Box::new(error)))?;
+    same_cluster(&manifest, against)?;
     let scratch = build::scratch_folder(&crate::cache::Cache::of_user())?;
     let options = options(&manifest, against, scratch.path());
     build::build(against.recipe.as_deref().unwrap_or(&manifest.name), &options, report)?;
     let names = manifest.artifacts.keys().cloned().chain([format!("{}.manifest.json", manifest.name)]);
     let folder = path.parent().unwrap_or(Path::new("."));
     names.map(|name| Ok((name.clone(), verdict(&folder.join(&name), &scratch.path().join(&name), against)?))).collect()
+}
+
+/// Told before minutes of building: it is the caller who says for whom the image is, not the image.
+fn same_cluster(manifest: &Manifest, against: &Against) -> Result<()> {
+    let found = manifest.boot.as_ref().and_then(|boot| pin::on_cmdline(&boot.cmdline));
+    let expected = against.cluster.map(|cluster| cluster.to_string());
+    if found == expected.as_deref() {
+        return Ok(());
+    }
+    let words = |cluster: Option<&str>| cluster.map_or("any cluster".to_owned(), |ca| format!("cluster {ca} alone"));
+    Err(Error::OtherCluster { found: words(found), expected: words(expected.as_deref()) })
 }
 
 fn options(manifest: &Manifest, against: &Against, out: &Path) -> Options {
@@ -73,6 +89,7 @@ fn options(manifest: &Manifest, against: &Against, out: &Path) -> Options {
         lock: Some(against.lock.clone()),
         sign: against.keys.as_ref().map(sign),
         expires: against.expires,
+        cluster: against.cluster,
         ..Options::new(out)
     }
 }

@@ -80,6 +80,7 @@ impl Newer {
             name: old.sort_key.context("the image has no name")?,
             version: newer,
             architecture: old.architecture,
+            cluster: old.cluster,
             root_bytes: root.len() as u64,
             uki_bytes: uki.len() as u64,
             uki_sha256: Sha256::digest(&uki).into(),

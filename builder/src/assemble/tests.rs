@@ -80,6 +80,16 @@ impl Bench {
     }
 
     pub(crate) fn assemble_version(&self, node: &Node, out: &str, version: &str) -> Result<Assembled> {
+        self.assemble_for(node, out, version, None)
+    }
+
+    pub(crate) fn assemble_for(
+        &self,
+        node: &Node,
+        out: &str,
+        version: &str,
+        cluster: Option<Digest>,
+    ) -> Result<Assembled> {
         let parts = Parts {
             name: "tiny",
             version,
@@ -89,6 +99,7 @@ impl Bench {
             lock: &self.lock,
             keys: None,
             expires: None,
+            cluster,
         };
         let cache = Cache::at(&self.folder.path().join(format!("cache-{out}")));
         assemble(&parts, &cache, &self.folder.path().join(out), &Report::new(Style::Silent))
@@ -120,6 +131,27 @@ fn two_builds_give_the_same_bytes_and_the_disk_holds_what_the_manifest_says() {
     assert_eq!(uki::section(&efi, ".cmdline").unwrap(), boot.cmdline.as_bytes());
 }
 
+#[test]
+fn an_image_for_one_cluster_differs_in_its_command_line_alone() {
+    let bench = Bench::new();
+    let any = bench.assemble(&node(), "any").unwrap();
+    let cluster = model::Digest([0xc1; 32]);
+    let one = bench.assemble_for(&node(), "one", "1.2", Some(cluster)).unwrap();
+    let again = bench.assemble_for(&node(), "again", "1.2", Some(cluster)).unwrap();
+    assert_eq!(std::fs::read(&one.raw).unwrap(), std::fs::read(&again.raw).unwrap());
+    let differ: Vec<_> = any.manifest.artifacts.iter().filter(|(n, a)| one.manifest.artifacts[*n] != **a).collect();
+    let names: Vec<_> = differ.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["tiny.cmdline", "tiny.efi", "tiny.raw", "tiny.set"]);
+
+    let boot = one.manifest.boot.unwrap();
+    assert_eq!(boot.cmdline, format!("quiet panic=10 roost.cluster={cluster} roost.verity={}", boot.verity));
+    let efi = std::fs::read(one.raw.with_extension("efi")).unwrap();
+    assert_eq!(uki::section(&efi, ".cmdline").unwrap(), boot.cmdline.as_bytes());
+    let set = std::fs::read(one.raw.with_extension("set")).unwrap();
+    let set = set::Set::open(&set[..]).unwrap();
+    assert_eq!(set.manifest.cluster, Some(cluster.to_string()));
+}
+
 #[track_caller]
 fn refused(change: impl FnOnce(&mut Bench, &mut Node), expect: &str) {
     let (mut bench, mut node) = (Bench::new(), node());
@@ -141,6 +173,7 @@ fn what_is_too_large_or_wrong_is_refused_with_numbers_and_nothing_is_written() {
     );
     refused(|bench, _| bench.sizes.uki_budget_mb = Some(0), "more than sizes.uki-budget-mb allows (0)");
     refused(|_, node| node.cmdline = "roost.verity=x".into(), "which only the builder may");
+    refused(|_, node| node.cmdline = "roost.cluster=x".into(), "roost.cluster= itself, which only the builder may");
     refused(|_, node| node.cmdline = "x\ny".into(), "line break");
     refused(|_, node| drop(node.initrd.remove("init")), "no file 'init'");
     refused(|_, node| node.kernel = "x".into(), "no x86 kernel image");

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::common::{Fetching, Telling};
 use crate::build::{Options, Outcome, VERSION, build};
+use crate::pin;
 use crate::programs::Level;
 use crate::report::{Report, Style, megabytes};
 use crate::sign::SignWith;
@@ -44,6 +45,9 @@ pub struct Args {
     /// Nodes refuse to install the set from this time on, such as 2027-06-01T00:00:00Z.
     #[arg(long, value_name = "TIME")]
     expires: Option<jiff::Timestamp>,
+    /// CA of the one cluster that the image is for: its nodes accept no other.
+    #[arg(long, value_name = "CA.pem")]
+    cluster: Option<PathBuf>,
     /// Version of the image: letters, digits and . ~ ^ -, newer ones sorting later.
     #[arg(long, default_value = VERSION, value_name = "V")]
     version: String,
@@ -65,6 +69,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         version: args.version.clone(),
         sign: keys.map(|keys| SignWith { keys, signer: args.signer.clone(), threshold: args.threshold, public: false }),
         expires: args.expires.map(|time| u64::try_from(time.as_second()).unwrap_or(0)),
+        cluster: args.cluster.as_deref().map(pin::of_ca).transpose()?,
         ..Options::new(&args.out)
     };
     let outcome = build(&args.recipe, &options, &report)?;

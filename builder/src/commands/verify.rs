@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 
 use super::common::Telling;
+use crate::pin;
 use crate::verify::{Against, Verdict, verify};
 
 /// Build an image again from a lock, and tell whether it is the same bytes.
@@ -27,6 +28,9 @@ pub struct Args {
     /// The end it was built with.
     #[arg(long, value_name = "TIME")]
     expires: Option<jiff::Timestamp>,
+    /// CA of the one cluster it was built for.
+    #[arg(long, value_name = "CA.pem")]
+    cluster: Option<PathBuf>,
     #[command(flatten)]
     telling: Telling,
 }
@@ -42,6 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         keys: args.keys.clone(),
         threshold: args.threshold,
         expires: args.expires.map(|time| u64::try_from(time.as_second()).unwrap_or(0)),
+        cluster: args.cluster.as_deref().map(pin::of_ca).transpose()?,
     };
     let found = verify(&args.image, &against, &args.telling.report())?;
     for (name, verdict) in &found {

@@ -23,6 +23,10 @@ impl fmt::Display for Inspection {
                 writeln!(f, "{title}: {value}")?;
             }
         }
+        if self.cmdline.is_some() {
+            let cluster = self.cluster.as_ref().map_or_else(|| "any".to_owned(), |ca| format!("{ca} alone"));
+            writeln!(f, "cluster: {cluster}")?;
+        }
         self.slots.iter().try_for_each(|slot| writeln!(f, "slot {slot}"))?;
         self.show_packages(f)?;
         self.checked.iter().try_for_each(|what| writeln!(f, "ok         {what}"))?;

@@ -50,6 +50,17 @@ fn a_fresh_build_passes_every_check() {
     let text = inspect(&built.raw).unwrap().to_string();
     assert!(text.contains("roost-root-a") && text.contains("EFI/Linux/tiny_1.2.efi"), "{text}");
     assert!(text.contains("tool 1.0-1") && text.contains("command line: quiet"), "{text}");
+    assert!(text.contains("cluster: any\n"), "{text}");
+}
+
+#[test]
+fn the_one_cluster_of_an_image_is_shown() {
+    let bench = Bench::new();
+    let raw = bench.assemble_for(&node(), "out", "1.2", Some(model::Digest([0xc1; 32]))).unwrap().raw;
+    for suffix in ["raw", "efi"] {
+        let text = inspect(&raw.with_extension(suffix)).unwrap().to_string();
+        assert!(text.contains(&format!("cluster: {} alone\n", "c1".repeat(32))), "{text}");
+    }
 }
 
 #[test]
@@ -67,6 +78,7 @@ fn a_disk_that_was_updated_shows_both_slots_and_checks_both_roots() {
         name: "tiny".into(),
         version: "1.3".into(),
         architecture: identity.architecture,
+        cluster: identity.cluster,
         root_bytes: identity.verity.total_bytes(),
         verity: identity.verity,
         uki_bytes: std::fs::metadata(&uki).unwrap().len(),

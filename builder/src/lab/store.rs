@@ -73,6 +73,11 @@ impl Store {
         format!("sqlite:{}", self.dir.join("store.db").display())
     }
 
+    /// Certificate of its cluster's CA.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.join("pki/ca.pem")
+    }
+
     /// The file that tells `qa` how to reach it.
     pub fn config(&self) -> PathBuf {
         self.dir.join("qa.toml")

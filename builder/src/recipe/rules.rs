@@ -141,8 +141,11 @@ impl Recipe {
         if !self.programs.iter().any(|p| p.name == boot.init) {
             return Some(format!("boot.init = '{}' is the name of no [[program]]", boot.init));
         }
-        if boot.cmdline.contains('\n') || boot.cmdline.contains("roost.verity") {
-            return Some("boot.cmdline must be one line without roost.verity, which the builder adds".to_owned());
+        if boot.cmdline.contains('\n') || ["roost.verity", "roost.cluster"].iter().any(|w| boot.cmdline.contains(w)) {
+            return Some(
+                "boot.cmdline must be one line without roost.verity and roost.cluster, which the builder adds"
+                    .to_owned(),
+            );
         }
         if !self.generate.is_empty() || !self.take.exclude.is_empty() {
             return Some("[[generate]] and take.exclude are for guests: a node takes single files".to_owned());

@@ -168,6 +168,22 @@ pub enum SetError {
         /// This node's.
         expected: String,
     },
+    /// It is for another cluster.
+    #[error("The update set is for the nodes of cluster {found} alone, and this node's cluster is {expected}")]
+    Cluster {
+        /// Fingerprint of the CA of its cluster.
+        found: String,
+        /// That of this node's.
+        expected: String,
+    },
+    /// It is for any cluster.
+    #[error(
+        "The update set is for any cluster, and the image that runs is for {expected} alone: build it with --cluster"
+    )]
+    Unpinned {
+        /// Fingerprint of the CA of this node's cluster.
+        expected: String,
+    },
     /// It cannot read what lies on STATE.
     #[error("The update set reads STATE formats {oldest} to {newest}, and this node's is {found}")]
     State {

@@ -45,6 +45,9 @@ pub struct Manifest {
     /// The update keys in this image, those that a node trusts once it runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Keys>,
+    /// Fingerprint of the CA of the one cluster whose nodes it is for; absent where it is for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// What it can do with a node's STATE.
     pub state_format: StateFormats,
 }
@@ -106,6 +109,8 @@ pub struct About {
     pub kernel: String,
     /// [`Manifest::keys`].
     pub keys: Option<Keys>,
+    /// [`Manifest::cluster`].
+    pub cluster: Option<String>,
 }
 
 impl About {
@@ -126,6 +131,7 @@ impl About {
             root: contents.root.clone(),
             chunks: contents.chunks.clone(),
             keys: self.keys.clone(),
+            cluster: self.cluster.clone(),
             state_format: STATE_FORMATS,
         }
     }
@@ -171,15 +177,24 @@ impl Manifest {
             return field("name and version", &found, "such as a boot entry's name has");
         }
         for sha256 in [&self.uki.sha256, &self.root.sha256, &self.chunks.sha256] {
-            if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-                return field("sha256", sha256, "64 digits in lower-case hexadecimal");
+            if !is_sha256(sha256) {
+                return field("sha256", sha256, SHA256);
             }
+        }
+        if let Some(cluster) = self.cluster.as_ref().filter(|cluster| !is_sha256(cluster)) {
+            return field("cluster", cluster, SHA256);
         }
         if self.root.bytes != verity.total_bytes() {
             return field("root.bytes", &self.root.bytes.to_string(), "as many as its verity parameters make");
         }
         Ok(())
     }
+}
+
+const SHA256: &str = "64 digits in lower-case hexadecimal";
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[derive(Deserialize)]

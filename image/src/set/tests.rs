@@ -36,6 +36,7 @@ fn made() -> Made {
         verity: verity.to_string(),
         kernel: "6.12-test".into(),
         keys: None,
+        cluster: None,
     };
     let manifest = about.manifest(&contents);
     Made { uki, root, manifest, contents }
@@ -173,6 +174,26 @@ fn what_it_is_decides() {
     refused(with(&|e| e.now = EPOCH + 86_400), "expired on");
     refused(with(&|e| e.now = 0), "The clock says 1970-01-01T00:00:00Z, before the update set was made (2026-09-21");
     refused(with(&|e| e.now = u64::MAX), "expired on");
+}
+
+#[test]
+fn a_node_keeps_to_its_cluster_and_an_image_for_one_to_its_own_kind() {
+    let key = key();
+    let (ours, theirs) = ("ab".repeat(32), "cd".repeat(32));
+    let check = |set: Option<&String>, pinned: bool| {
+        let mut made = made();
+        made.manifest.cluster = set.cloned();
+        let expect = Expect { cluster: Some(&ours), pinned, ..Expect::new("node", NOW) };
+        verified(&made.signed(&[&key]), &keys(1, &[&key]), &expect)
+    };
+    check(None, false).expect("for any, on a node of any");
+    check(Some(&ours), false).expect("for ours, on a node of any: from now on it is for ours alone");
+    check(Some(&ours), true).expect("for ours, on one of ours");
+    for pinned in [false, true] {
+        refused(check(Some(&theirs), pinned), "for the nodes of cluster cdcdcdcd");
+    }
+    refused(check(None, true), "is for any cluster, and the image that runs is for abababab");
+    refused(check(Some(&"AB".repeat(32)), false), "has cluster \"ABAB");
 }
 
 #[track_caller]

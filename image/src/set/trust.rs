@@ -24,6 +24,10 @@ pub struct Expect<'a> {
     pub floor: Option<&'a str>,
     /// Format of its STATE.
     pub state_format: u32,
+    /// The cluster that the node is in, by its CA's fingerprint; none: it is in none.
+    pub cluster: Option<&'a str>,
+    /// The image that runs is for that cluster alone.
+    pub pinned: bool,
     /// The clock, in seconds since 1970.
     pub now: u64,
 }
@@ -32,7 +36,8 @@ impl Expect<'_> {
     /// Of this architecture and this version's STATE.
     #[must_use]
     pub fn new(name: &str, now: u64) -> Expect<'_> {
-        Expect { name, arch: ARCH, floor: None, state_format: super::STATE_FORMATS.newest, now }
+        let state_format = super::STATE_FORMATS.newest;
+        Expect { name, arch: ARCH, floor: None, state_format, cluster: None, pinned: false, now }
     }
 
     pub(super) fn check(&self, manifest: &Manifest) -> Result<(), SetError> {
@@ -51,7 +56,21 @@ impl Expect<'_> {
         if !(reads.oldest..=reads.newest).contains(&self.state_format) {
             return Err(SetError::State { oldest: reads.oldest, newest: reads.newest, found: self.state_format });
         }
+        self.cluster(manifest)?;
         self.clock(manifest)
+    }
+
+    /// A set for another cluster would leave the node without its own; one for any would take away, unasked, what
+    /// keeps this node to one.
+    fn cluster(&self, manifest: &Manifest) -> Result<(), SetError> {
+        let own = self.cluster.unwrap_or("none");
+        match manifest.cluster.as_deref() {
+            Some(cluster) if cluster != own => {
+                Err(SetError::Cluster { found: cluster.to_owned(), expected: own.to_owned() })
+            }
+            None if self.pinned => Err(SetError::Unpinned { expected: own.to_owned() }),
+            _ => Ok(()),
+        }
     }
 
     fn clock(&self, manifest: &Manifest) -> Result<(), SetError> {

@@ -147,6 +147,7 @@ impl<D: Device> Work<'_, '_, D> {
         let text = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
         let facts = [
             ("roost.verity", identity.verity.to_string(), new.verity.to_string()),
+            ("roost.cluster", text(identity.cluster), text(new.cluster.clone())),
             ("image name", text(identity.sort_key), new.name.clone()),
             ("version", text(identity.version), new.version.clone()),
             ("architecture", identity.architecture, new.architecture.clone()),

@@ -8,6 +8,7 @@ use object::read::pe::{ImageNtHeaders, PeFile64};
 use object::read::{Object, ObjectSection, ReadCache};
 use thiserror::Error;
 
+use crate::pin;
 use crate::verity::{self, Verity};
 
 /// More than a command line or an os-release ever has.
@@ -41,6 +42,8 @@ pub enum IdentityError {
 pub struct Identity {
     /// The root that it boots.
     pub verity: Verity,
+    /// Fingerprint of the CA of the one cluster that it is for, if it is for one.
+    pub cluster: Option<String>,
     /// systemd-boot keeps entries of one sort key together, in the order of the keys.
     pub sort_key: Option<String>,
     /// What systemd-boot takes for its version, whatever the file's name says.
@@ -71,6 +74,7 @@ impl Identity {
         let machine = file.nt_headers().file_header().machine.get(LE);
         Ok(Self {
             verity,
+            cluster: pin::on_cmdline(&cmdline).map(str::to_owned),
             sort_key: first_of(&release, &["IMAGE_ID", "ID"]),
             version: first_of(&release, &["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"]),
             architecture: match machine {
@@ -106,15 +110,19 @@ mod tests {
 
     #[test]
     fn a_uki_says_which_root_it_boots_and_how_it_is_sorted() {
-        let bytes = uki(&format!("quiet roost.verity={VERITY}\0"), "ID=roost\nIMAGE_ID=node\nIMAGE_VERSION=\"1.2\"\n");
+        let bytes = uki(
+            &format!("quiet roost.cluster=c1 roost.verity={VERITY}\0"),
+            "ID=roost\nIMAGE_ID=node\nIMAGE_VERSION=\"1.2\"\n",
+        );
         let identity = Identity::read(Cursor::new(&bytes)).unwrap();
         assert_eq!(identity.verity.to_string(), VERITY);
-        assert_eq!(identity.sort_key.as_deref(), Some("node"));
+        assert_eq!((identity.sort_key.as_deref(), identity.cluster.as_deref()), (Some("node"), Some("c1")));
         assert_eq!(identity.version.as_deref(), Some("1.2"));
         assert_eq!(identity.architecture, "x86_64");
         let old =
             Identity::read(Cursor::new(uki(&format!("roost.verity={VERITY}"), "ID=roost\nVERSION_ID=1\n"))).unwrap();
         assert_eq!((old.sort_key.as_deref(), old.version.as_deref()), (Some("roost"), Some("1")));
+        assert_eq!(old.cluster, None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct New {
     pub architecture: String,
     /// Identity of its root.
     pub verity: Verity,
+    /// Fingerprint of the CA of the one cluster that it is for, if it is for one.
+    pub cluster: Option<String>,
     /// Bytes of root and tree.
     pub root_bytes: u64,
     /// Bytes of the UKI.

@@ -32,6 +32,7 @@ fn release_of(name: &str, version: &str) -> Release {
         name: name.into(),
         version: version.into(),
         architecture: "x86_64".into(),
+        cluster: None,
         root_bytes: root.len() as u64,
         uki_bytes: uki.len() as u64,
         uki_sha256: Sha256::digest(&uki).into(),
@@ -280,6 +281,7 @@ fn bytes_that_are_not_what_was_announced_never_become_a_boot_entry() {
         })
         .contains("has version 1.7, expected 1.1")
     );
+    assert!(broken(&|bad| bad.new.cluster = Some("c1".into())).contains("has roost.cluster none, expected c1"));
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn set(version: &str) -> NewSet {
         verity: verity.to_string(),
         kernel: "6".into(),
         keys: None,
+        cluster: None,
     };
     let digest = Digest(std::array::from_fn(|i| version.as_bytes().get(i).copied().unwrap_or_default()));
     NewSet { digest, bytes: 4096, manifest: about.manifest(&contents), signatures: 1 }

@@ -35,6 +35,7 @@ fn a_set(version: &str) -> Vec<u8> {
         verity: verity.to_string(),
         kernel: "6.12-test".into(),
         keys: None,
+        cluster: None,
     };
     let mut out = Cursor::new(Vec::new());
     set::write(&mut out, &about.manifest(&contents), &[], &contents, &uki[..], &root[..]).expect("written");

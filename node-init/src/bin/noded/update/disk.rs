@@ -3,6 +3,7 @@
 use super::UpdateError;
 use crate::paths::Paths;
 use image::device::Device;
+use image::pin;
 use image::slot::Slots;
 use image::verity::{self, Verity};
 use node_init::release;
@@ -25,6 +26,8 @@ pub struct Running {
     pub version: String,
     /// Its root.
     pub verity: Verity,
+    /// It is for one cluster alone.
+    pub pinned: bool,
     /// The disk that it lies on.
     pub disk: PathBuf,
 }
@@ -36,7 +39,8 @@ impl Running {
         let cmdline = fs::read_to_string(CMDLINE).ok()?;
         let word = verity::on_cmdline(&cmdline)?;
         let (name, version) = release::image(&fs::read_to_string(release::PATH).ok()?)?;
-        Some(Self { name, version, verity: word.parse().ok()?, disk: disk.trim().into() })
+        let pinned = pin::on_cmdline(&cmdline).is_some();
+        Some(Self { name, version, verity: word.parse().ok()?, pinned, disk: disk.trim().into() })
     }
 
     /// Both slots, as they are now.

@@ -279,7 +279,8 @@ impl Updater {
         self.at(update, UpdateStep::Fetching, "");
         let keys = std::fs::read(TRUST_PATH).map_err(UpdateError::NoKeys)?;
         let keys = Keys::from_json(&keys).map_err(UpdateError::Keys)?;
-        let terms = Terms { keys: &keys, running: &self.running, now: clock::now_ms() / 1000 };
+        let cluster = self.board.member.borrow().as_ref().map(|member| member.cluster());
+        let terms = Terms { keys: &keys, running: &self.running, cluster, now: clock::now_ms() / 1000 };
         let mut source = Source::open(&self.store, &update.digest).await?;
         let root = self.paths.at(model::paths::UPDATE);
         let (staged, table) = Staged::begin(&root, update, &terms, &mut source).await?;
@@ -379,6 +380,7 @@ fn new(staged: &Staged) -> Result<New, UpdateError> {
         version: manifest.version.clone(),
         architecture: manifest.arch.clone(),
         verity: manifest.verity().map_err(UpdateError::Set)?,
+        cluster: manifest.cluster.clone(),
         root_bytes: manifest.root.bytes,
         uki_bytes: manifest.uki.bytes,
         uki_sha256: digest.0,

@@ -133,6 +133,7 @@ mod tests {
             name: EntryName::parse(file).expect("a name"),
             identity: Identity {
                 verity: Verity { root: [root; 32], salt: vec![], data_blocks: 1 },
+                cluster: None,
                 sort_key: None,
                 version: None,
                 architecture: "x86_64".to_owned(),

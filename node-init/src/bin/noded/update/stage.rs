@@ -59,6 +59,8 @@ pub struct Terms<'a> {
     pub keys: &'a Keys,
     /// What runs.
     pub running: &'a Running,
+    /// The node's cluster, by its CA; none before it has joined.
+    pub cluster: Option<Digest>,
     /// Unix seconds.
     pub now: u64,
 }
@@ -78,6 +80,8 @@ impl Staged {
         }
         let mut expect = Expect::new(&terms.running.name, terms.now);
         expect.floor = Some(&terms.running.version);
+        let cluster = terms.cluster.map(|cluster| cluster.to_string());
+        (expect.cluster, expect.pinned) = (cluster.as_deref(), terms.running.pinned);
         let set = set.verify(terms.keys, &expect).map_err(UpdateError::Set)?;
         let table = source.get(set.header.range(Section::Chunks)).await?;
         let dir = root.join(update.digest.to_string());
