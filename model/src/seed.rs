@@ -6,7 +6,7 @@
 //! ```toml
 //! [store]
 //! address = "10.0.2.2:3001"        # where the store listens for nodes
-//! ca = "sha256:5f..."              # fingerprint of the cluster CA's certificate
+//! ca = "sha256:5f..."              # fingerprint of the cluster CA's certificate; in the image instead, if it is for one
 //! token = "..."                    # one-use; without it an administrator approves the node
 //!
 //! [node]
@@ -49,8 +49,9 @@ pub struct Seed {
 pub struct StoreSeed {
     /// `host:port` of the store's node listener.
     pub address: StoreAddress,
-    /// SHA-256 of the cluster CA certificate (DER).
-    pub ca: Digest,
+    /// SHA-256 of the cluster CA certificate (DER). May be absent where the image itself names its cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Digest>,
     /// One-use join token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -230,6 +231,9 @@ mod tests {
         let seed: Seed = toml::from_str(GOOD).expect("reads");
         assert_eq!(seed.store.address.to_string(), "10.0.2.2:3001");
         assert_eq!(seed.store.token, None);
+        assert_eq!(toml::from_str::<Seed>(&toml::to_string(&seed).expect("writes")).expect("reads back"), seed);
+        let seed: Seed = toml::from_str("[store]\naddress = \"s:3001\"\n").expect("reads");
+        assert_eq!(seed.store.ca, None);
         assert_eq!(toml::from_str::<Seed>(&toml::to_string(&seed).expect("writes")).expect("reads back"), seed);
     }
 

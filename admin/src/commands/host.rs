@@ -259,7 +259,7 @@ fn print_seed(session: &Session, store: &str, name: Option<seed::HostName>, toke
         false => None,
     };
     let seed = seed::Seed {
-        store: seed::StoreSeed { address: address.map_err(anyhow::Error::msg)?, ca: cluster.ca_sha256, token },
+        store: seed::StoreSeed { address: address.map_err(anyhow::Error::msg)?, ca: Some(cluster.ca_sha256), token },
         node: name.map(|name| seed::NodeSeed { name }),
         network: None,
     };

@@ -18,6 +18,7 @@ use crate::{
     wire::WireError,
 };
 use model::{
+    Digest,
     seed::StoreSeed,
     sync::{ALPN, JoinRequest, Joined, ToNode, ToStore},
 };
@@ -48,7 +49,7 @@ pub enum JoinError {
     /// The store says no.
     #[error("The store refuses this node: {0}")]
     Refused(String),
-    /// The store answered with the certificate of another CA than the seed's, or for another key.
+    /// The store answered with the certificate of another CA than the node's, or for another key.
     #[error("The store's answer does not fit: {0}")]
     Misfit(&'static str),
     /// The store answered something else.
@@ -68,25 +69,25 @@ pub enum Answer {
 }
 
 /// Asks once.
-pub async fn ask(seed: &StoreSeed, key: &NodeKey, request: JoinRequest) -> Result<Answer, JoinError> {
-    let (config, pin) = tls::pinned(seed.ca, ALPN)?;
+pub async fn ask(seed: &StoreSeed, ca: Digest, key: &NodeKey, request: JoinRequest) -> Result<Answer, JoinError> {
+    let (config, pin) = tls::pinned(ca, ALPN)?;
     let mut wire = match dial::dial(&seed.address, config).await {
         Ok(wire) => wire,
         Err(e) => return Err(pin.mismatch().map_or(JoinError::Dial(e), JoinError::WrongCa)),
     };
     wire.send(&ToStore::Join(request)).await?;
     match timeout(ANSWER, wire.recv()).await.map_err(|_| JoinError::Silent)?? {
-        ToNode::Joined(joined) => fitting(joined, seed, key).map(Answer::Joined),
+        ToNode::Joined(joined) => fitting(joined, ca, key).map(Answer::Joined),
         ToNode::JoinPending => Ok(Answer::Pending),
         ToNode::Refused(reason) => Err(JoinError::Refused(reason)),
         _ => Err(JoinError::OutOfTurn),
     }
 }
 
-/// A membership that this node can use: of the seed's cluster and for this node's key.
-fn fitting(joined: Joined, seed: &StoreSeed, key: &NodeKey) -> Result<Joined, JoinError> {
-    if crate::identity::fingerprint(&joined.ca) != seed.ca {
-        return Err(JoinError::Misfit("its CA is not the one the seed names"));
+/// A membership that this node can use: of its cluster and for this node's key.
+fn fitting(joined: Joined, ca: Digest, key: &NodeKey) -> Result<Joined, JoinError> {
+    if crate::identity::fingerprint(&joined.ca) != ca {
+        return Err(JoinError::Misfit("its CA is not that of this node's cluster"));
     }
     let member = Member {
         host: joined.host,
@@ -101,10 +102,11 @@ fn fitting(joined: Joined, seed: &StoreSeed, key: &NodeKey) -> Result<Joined, Jo
     }
 }
 
-/// Asks until the node is in.
+/// Asks until the node is in the cluster of this CA.
 pub async fn until_joined(
     paths: &Paths,
     seed: &StoreSeed,
+    ca: Digest,
     key: &NodeKey,
     init: &Init,
     request: impl Fn() -> Result<JoinRequest, IdentityError>,
@@ -114,7 +116,7 @@ pub async fn until_joined(
     let mut slow = Backoff::new(Duration::from_secs(10), Duration::from_secs(120));
     loop {
         let answer = match request() {
-            Ok(request) => ask(seed, key, request).await,
+            Ok(request) => ask(seed, ca, key, request).await,
             Err(e) => Err(e.into()),
         };
         let kept = match answer {

@@ -55,6 +55,7 @@ use guests::Guests;
 use identity::{Member, NodeKey};
 use init::Init;
 use model::{
+    Digest,
     init::{FromInit, Service, ToInit},
     seed::Seed,
     sync::Inventory,
@@ -121,16 +122,17 @@ fn start(args: &Args, channel: Option<OwnedFd>) -> Result<()> {
 async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Result<()> {
     let paths = args.paths();
     files::make_dir(&paths.run, 0o755).with_context(|| format!("Cannot make {}", paths.run.display()))?;
-    let seed::Loaded { seed, instead_of } = init.phase("seed", async { seed::load(&args.seed_file(), &paths) }).await?;
+    let seed::Loaded { seed, ca, instead_of } =
+        init.phase("seed", async { seed::find(&args.seed_file(), &paths) }).await?;
     if let Some(why) = instead_of {
         tracing::warn!(why, "Going on with the last good seed");
         init.console(&format!("Going on with the last good seed. {why}"));
     }
     let key = Arc::new(init.phase("identity", async { NodeKey::load_or_make(&paths) }).await?);
     let board = Arc::new(Board::default());
-    let member = known_member(&paths, &seed, &init)?;
-    tokio::spawn(seed::keep_when_good(seed.clone(), board.clone(), paths.clone()));
-    let keeper = Keeper::open(&paths, seed.store.ca);
+    let member = known_member(&paths, ca, &init)?;
+    tokio::spawn(seed::keep_when_good(seed.clone(), ca, board.clone(), paths.clone()));
+    let keeper = Keeper::open(&paths, ca);
     recall(&board, member, &keeper);
     if args.no_network.is_none() {
         clock::at_least(&[clock::built_ms(), keeper.entry().clock_ms]);
@@ -171,6 +173,7 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
     let cluster = Cluster {
         paths,
         seed,
+        ca,
         key,
         board: board.clone(),
         init: init.clone(),
@@ -184,18 +187,17 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
     until_told(heard, &board, &guests, &init).await
 }
 
-/// The membership, if it is one of the cluster that the seed names.
-fn known_member(paths: &Paths, seed: &Seed, init: &Init) -> Result<Option<Arc<Member>>> {
+/// The membership, if it is one of this cluster.
+fn known_member(paths: &Paths, ca: Digest, init: &Init) -> Result<Option<Arc<Member>>> {
     let member = Member::load(paths)?;
-    if let Some(other) = member.as_ref().filter(|m| m.cluster() != seed.store.ca) {
+    if let Some(other) = member.as_ref().filter(|m| m.cluster() != ca) {
         init.console(&format!(
-            "This machine was node {} of the cluster {}; the seed names {}: it joins that one anew",
+            "This machine was node {} of the cluster {}; now it is to be one of {ca}: it joins that one anew",
             other.name,
             other.cluster(),
-            seed.store.ca
         ));
     }
-    Ok(member.filter(|m| m.cluster() == seed.store.ca))
+    Ok(member.filter(|m| m.cluster() == ca))
 }
 
 /// What the ledger knows is what holds, until the store says otherwise.

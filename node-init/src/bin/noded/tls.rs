@@ -43,11 +43,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The server showed no certificate of the CA that the seed names.
+/// The server showed no certificate of the cluster's CA.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("The seed names the cluster CA {expected}, but the server shows {}", shown(.found))]
+#[error("The cluster's CA is {expected}, but the server shows {}", shown(.found))]
 pub struct WrongCa {
-    /// Of the seed.
+    /// Of the seed, or of the image.
     pub expected: Digest,
     /// Fingerprints of all that the server showed, its own first.
     pub found: Vec<Digest>,

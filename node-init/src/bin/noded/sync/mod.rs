@@ -29,6 +29,7 @@ use crate::{
     tls,
 };
 use model::{
+    Digest,
     init::ToInit,
     seed::Seed,
     sync::{ALPN, Hello, Inventory, JoinRequest, PROTO},
@@ -44,6 +45,8 @@ pub struct Cluster {
     pub paths: Paths,
     /// The seed.
     pub seed: Seed,
+    /// Fingerprint of the cluster's CA.
+    pub ca: Digest,
     /// The node's key.
     pub key: Arc<NodeKey>,
     /// The daemon's knowledge.
@@ -102,7 +105,7 @@ impl Cluster {
             let csr = key.request(&name)?;
             Ok(JoinRequest { proto: PROTO, csr, token: seed.store.token.clone(), name, address, inventory })
         };
-        let joining = join::until_joined(paths, &seed.store, key, init, request);
+        let joining = join::until_joined(paths, &seed.store, self.ca, key, init, request);
         let member = init.phase("join", self.talk.away(joining)).await;
         tracing::info!(host = member.host.0, node = %member.name, "Joined the cluster");
         board.member.send_replace(Some(member.clone()));

@@ -175,14 +175,11 @@ async fn guests_are_complete_only_once_those_that_run_are_found() {
 async fn a_store_of_another_cluster_gets_nothing_and_the_console_says_why() {
     let (ours, theirs) = (FakeStore::start().await, FakeStore::start().await);
     let mut seed = theirs.seed(Some("t0ken"));
-    seed.ca = ours.fingerprint();
+    seed.ca = Some(ours.fingerprint());
     let node = Node::boot(seed);
     let refused = tokio::spawn(async move { theirs.accept().await });
     let line = soon(node.console()).await;
-    assert!(
-        line.contains(&format!("The seed names the cluster CA {}, but the server shows", ours.fingerprint())),
-        "{line}"
-    );
+    assert!(line.contains(&format!("The cluster's CA is {}, but the server shows", ours.fingerprint())), "{line}");
     assert!(line.contains("Correct the seed's store.ca"), "{line}");
     assert!(!refused.is_finished(), "no handshake ended well, so no token was sent");
 }
@@ -223,6 +220,6 @@ async fn a_certificate_of_another_ca_or_for_another_key_is_not_kept() {
     let ToStore::Join(request) = soon(peer.recv()).await else { panic!("Join comes first") };
     peer.send(&ToNode::Joined(other.joined(request.csr))).await;
     let line = soon(node.console()).await;
-    assert!(line.contains("its CA is not the one the seed names"), "{line}");
+    assert!(line.contains("its CA is not that of this node's cluster"), "{line}");
     assert_eq!(Member::load(&node.paths).expect("reads"), None);
 }

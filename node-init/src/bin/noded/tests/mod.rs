@@ -50,8 +50,9 @@ impl Node {
         let (init, _heard) = Init::start(Some(ours.into())).expect("init");
         let key = Arc::new(NodeKey::load_or_make(&paths).expect("key"));
         let board = Arc::new(Board::default());
-        let keeper = Keeper::open(&paths, seed.ca);
-        let member = Member::load(&paths).expect("membership").filter(|m| m.cluster() == seed.ca);
+        let ca = seed.ca.expect("a seed with its CA");
+        let keeper = Keeper::open(&paths, ca);
+        let member = Member::load(&paths).expect("membership").filter(|m| m.cluster() == ca);
         crate::recall(&board, member, &keeper);
         let (store, talk) = Store::new();
         let guests = watch::Sender::new(Reports::default());
@@ -62,6 +63,7 @@ impl Node {
         let cluster = Cluster {
             paths: paths.clone(),
             seed: Seed { store: seed, node: None, network: None },
+            ca,
             key: key.clone(),
             board: board.clone(),
             init,

@@ -50,7 +50,7 @@ impl FakeStore {
     /// What a node of this cluster is told.
     pub fn seed(&self, token: Option<&str>) -> StoreSeed {
         let address = format!("127.0.0.1:{}", self.port).parse().expect("address");
-        StoreSeed { address, ca: self.fingerprint(), token: token.map(str::to_owned) }
+        StoreSeed { address, ca: Some(self.fingerprint()), token: token.map(str::to_owned) }
     }
 
     pub fn fingerprint(&self) -> Digest {
