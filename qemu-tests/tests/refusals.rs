@@ -1,9 +1,9 @@
 //! Nodes that must not get in: the reason is on their console and in the store's log.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use builder::lab::{Boot, Firmware, Lab, Machine, Store};
 use qemu_tests::{images, wait_for_log};
-use std::{process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 /// Until an emulated machine has asked to join.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -43,6 +43,40 @@ fn a_seed_with_the_wrong_ca_or_a_spent_token_lets_nobody_in() -> Result<()> {
         assert!(host.is_null(), "{name} is a host: {host}");
     }
     Ok(())
+}
+
+#[test]
+fn an_image_for_one_cluster_takes_no_seed_of_another() -> Result<()> {
+    let lab = Lab::new("pinned")?;
+    let store = lab.store()?;
+    let image = pinned(&lab, &store)?;
+    let seed = store.seed("node1")?;
+    let ours = value(&seed, "ca");
+    let theirs = "c1".repeat(32);
+    let boot = |seed: String| lab.boot(Boot::new(&image).name("node1").firmware(Firmware::Direct).seed(seed));
+
+    // The address of our own store: what the seed names alone decides.
+    let mut node = boot(seed.replace(&ours, &theirs))?;
+    let line = node.console().wait_for_any(&["The node daemon cannot go on", "Ready after"], LIMIT)?;
+    ensure!(line.contains(&format!("its store.ca is {theirs}, and this image is for {ours} alone")), "{line}");
+    ensure!(store.one("host", "name=node1")?.is_null(), "it joined");
+    drop(node);
+
+    let without: Vec<&str> = seed.lines().filter(|line| !line.starts_with("ca ")).collect();
+    ensure!(without.len() + 1 == seed.lines().count(), "no line 'ca' in the seed:\n{seed}");
+    let mut node = boot(without.join("\n"))?;
+    node.console().wait_for("Ready after", LIMIT)?;
+    Ok(())
+}
+
+/// The node's image, for the cluster of this store.
+fn pinned(lab: &Lab, store: &Store) -> Result<PathBuf> {
+    let out = lab.path("out");
+    let mut command = Command::new(lab.program("roost"));
+    command.args(["build", "node", "--locked", "--out"]).arg(&out).arg("--cluster").arg(store.ca());
+    let output = command.output().context("Cannot run roost")?;
+    ensure!(output.status.success(), "roost build: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(out.join("node.raw"))
 }
 
 fn boot(lab: &Lab, name: &str, seed: String) -> Result<Machine> {
