@@ -4,6 +4,7 @@ use image::{Entry, Tree};
 
 use crate::closure::{is_run_time, missing_libraries};
 use crate::error::{Error, Result};
+use crate::executables::is_interpreter;
 use crate::pool::{Glob, Pool, trace};
 use crate::recipe::{Kind, Recipe};
 
@@ -18,7 +19,10 @@ pub fn check(recipe: &Recipe, pool: &Pool, tree: &Tree) -> Result<()> {
     }
     problems.extend(service_problems(recipe, tree));
     match recipe.kind {
-        Kind::Node => problems.extend(script_problems(tree)),
+        Kind::Node => {
+            problems.extend(script_problems(tree));
+            problems.extend(interpreter_problems(recipe, tree));
+        }
         Kind::Guest => problems.extend(library_problems(recipe, tree)?),
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::Unfit { recipe: recipe.name.clone(), problems }) }
@@ -76,6 +80,18 @@ fn script_problems(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
+/// What gets into a node runs what it brings and nothing else: an interpreter would run anything.
+fn interpreter_problems(recipe: &Recipe, tree: &Tree) -> Vec<String> {
+    let excused = |path: &str| recipe.checks.interpreters.iter().any(|p| p.trim_start_matches('/') == path);
+    let runs = |e: &Entry| e.link_target().is_some() || e.content().is_some() && e.mode & 0o111 != 0;
+    tree.walk()
+        .filter(|(path, e)| runs(e) && is_interpreter(path) && !excused(path))
+        .map(|(path, _)| {
+            format!("/{path} is a shell or an interpreter: leave it out, or, in a debug image, name it in checks.interpreters")
+        })
+        .collect()
+}
+
 fn library_problems(recipe: &Recipe, tree: &Tree) -> Result<Vec<String>> {
     let missing = missing_libraries(tree)?;
     let unexcused = missing.into_iter().filter(|(name, _)| !recipe.checks.absent_libraries.contains(name));
@@ -127,6 +143,9 @@ mod tests {
             ("usr/later", Entry::symlink("/run/x")),
             ("usr/x", Entry::file(0o644, "x").from_origin("bb")),
             ("usr/bin/s", Entry::file(0o755, "#!/bin/sh\n")),
+            ("usr/bin/python3.13", Entry::file(0o755, "ELF")),
+            ("usr/bin/sh", Entry::symlink("python3.13")),
+            ("usr/share/doc/dash", Entry::file(0o644, "about it")),
         ];
         let service = "[[service]]\nname = \"d\"\nprogram = \"/usr/bin/d\"\n";
         assert_eq!(
@@ -138,6 +157,8 @@ mod tests {
                 "/usr/x is in several packages: aa, bb",
                 "service 'd': its program /usr/bin/d is not in the image, or may not be run",
                 "/usr/bin/s is a script, but a node has no interpreter",
+                "/usr/bin/python3.13 is a shell or an interpreter: leave it out, or, in a debug image, name it in checks.interpreters",
+                "/usr/bin/sh is a shell or an interpreter: leave it out, or, in a debug image, name it in checks.interpreters",
             ]
         );
     }
@@ -152,5 +173,7 @@ mod tests {
         ];
         let checks = "[checks]\nsetuid = [\"/usr/bin/su\"]\nworld-writable = [\"/usr/open\"]\ndangling = [\"/usr/l*\"]\nduplicates = [\"/usr/x\"]";
         assert_eq!(broken("guest", checks, &entries), [""; 0]);
+        let shell = [("usr/bin/dash", Entry::file(0o755, "ELF"))];
+        assert_eq!(broken("node", "[checks]\ninterpreters = [\"/usr/bin/dash\"]", &shell), [""; 0]);
     }
 }

@@ -25,6 +25,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::assemble::whole;
+use crate::executables::{self, is_interpreter};
 pub use error::InspectError;
 use error::{differs, in_part};
 
@@ -57,6 +58,10 @@ pub struct Inspection {
     pub verity: Option<String>,
     /// Packages of the root with version and bytes, the largest first.
     pub packages: Vec<(String, String, u64)>,
+    /// Programs in the root, by path.
+    pub executables: Vec<String>,
+    /// Those of them that are a shell or another interpreter.
+    pub interpreters: Vec<String>,
     /// What was checked and held.
     pub checked: Vec<String>,
     /// What could not be checked, and why.
@@ -102,7 +107,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
         return Err(InspectError::Unknown { path: path.to_owned(), start: hex(&start[..start.len().min(8)]) });
     }
     found.artifact(path, &mut file, manifest.as_ref())?;
-    found.list_packages(manifest.as_ref());
+    found.list_contents(manifest.as_ref());
     Ok(found)
 }
 
@@ -249,9 +254,11 @@ impl Inspection {
         Ok(())
     }
 
-    fn list_packages(&mut self, manifest: Option<&Manifest>) {
+    fn list_contents(&mut self, manifest: Option<&Manifest>) {
         let packages = manifest.iter().flat_map(|manifest| &manifest.packages);
         self.packages = packages.map(|(name, info)| (name.clone(), info.version.clone(), info.bytes)).collect();
+        self.executables = manifest.map(executables::of).unwrap_or_default();
+        self.interpreters = self.executables.iter().filter(|path| is_interpreter(path)).cloned().collect();
         self.packages.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.0.cmp(&b.0)));
     }
 }

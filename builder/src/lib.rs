@@ -17,6 +17,7 @@ pub mod deb;
 pub mod diff;
 pub mod elf;
 pub mod error;
+pub mod executables;
 pub mod fetch;
 pub mod generate;
 pub mod inspect;

@@ -326,6 +326,9 @@ pub struct Checks {
     /// Files that several packages bring, by path: the package later in the alphabet wins.
     #[serde(default)]
     pub duplicates: Vec<String>,
+    /// Shells and interpreters that a node may have, by path. With one of them the image calls itself a debug image.
+    #[serde(default)]
+    pub interpreters: Vec<String>,
 }
 
 /// Octal permissions, written as a string: `mode = "0755"`.

@@ -29,12 +29,25 @@ impl fmt::Display for Inspection {
         }
         self.slots.iter().try_for_each(|slot| writeln!(f, "slot {slot}"))?;
         self.show_packages(f)?;
+        self.show_executables(f)?;
         self.checked.iter().try_for_each(|what| writeln!(f, "ok         {what}"))?;
         self.unchecked.iter().try_for_each(|what| writeln!(f, "unchecked  {what}"))
     }
 }
 
 impl Inspection {
+    fn show_executables(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.executables.is_empty() {
+            return Ok(());
+        }
+        let among = match self.interpreters.as_slice() {
+            [] => "no shell or interpreter among them".to_owned(),
+            found => format!("SHELLS OR INTERPRETERS AMONG THEM: {}", found.join(" ")),
+        };
+        writeln!(f, "executables: {}, {among}", self.executables.len())?;
+        self.executables.iter().try_for_each(|path| writeln!(f, "  {path}"))
+    }
+
     fn show_packages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.packages.is_empty() {
             return Ok(());

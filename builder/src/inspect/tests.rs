@@ -51,6 +51,16 @@ fn a_fresh_build_passes_every_check() {
     assert!(text.contains("roost-root-a") && text.contains("EFI/Linux/tiny_1.2.efi"), "{text}");
     assert!(text.contains("tool 1.0-1") && text.contains("command line: quiet"), "{text}");
     assert!(text.contains("cluster: any\n"), "{text}");
+    assert!(text.contains("executables: 1, no shell or interpreter among them\n  /usr/bin/tool\n"), "{text}");
+}
+
+#[test]
+fn a_shell_is_told_of_loudly() {
+    let (bench, mut node) = (Bench::new(), node());
+    node.root.insert_with_parents("usr/bin/dash", image::Entry::file(0o755, "ELF")).unwrap();
+    let raw = bench.assemble(&node, "out").unwrap().raw;
+    let text = inspect(&raw).unwrap().to_string();
+    assert!(text.contains("executables: 2, SHELLS OR INTERPRETERS AMONG THEM: /usr/bin/dash\n"), "{text}");
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Recipe {
             .chain(of("checks.world-writable", &self.checks.world_writable))
             .chain(of("checks.dangling", &self.checks.dangling))
             .chain(of("checks.duplicates", &self.checks.duplicates))
+            .chain(of("checks.interpreters", &self.checks.interpreters))
             .chain(self.programs.iter().map(|p| ("program.path", p.path.as_str())))
             .chain(self.files.iter().map(|f| ("file.path", f.path.as_str())))
             .chain(self.permissions.iter().map(|p| ("permission.path", p.path.as_str())))
