@@ -87,6 +87,36 @@ pub struct Timeline {
     pub phases: Vec<Phase>,
     /// Milliseconds from kernel start to Ready.
     pub ready_ms: Option<u64>,
+    /// How the node is protected in this boot; none before it was read, or from an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardening: Option<Hardening>,
+}
+
+/// What holds of all that a node is protected by besides its signed root: kernel settings, command line, mounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Hardening {
+    /// How many hold.
+    pub held: u32,
+    /// What does not, in words: what was found, what was wanted, and why.
+    pub missing: Vec<String>,
+}
+
+impl Hardening {
+    /// How many are wanted.
+    pub fn wanted(&self) -> u32 {
+        self.held.saturating_add(u32::try_from(self.missing.len()).unwrap_or(u32::MAX))
+    }
+}
+
+impl std::fmt::Display for Hardening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "hardening: {} of {}", self.held, self.wanted())?;
+        match self.missing.as_slice() {
+            [] => Ok(()),
+            missing => write!(f, ", but {}", missing.join("; ")),
+        }
+    }
 }
 
 /// One phase of the boot.
@@ -98,4 +128,19 @@ pub struct Phase {
     pub began_ms: u64,
     /// How long it took; none while it runs.
     pub took_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_in_one_line_and_an_older_timeline_is_read() {
+        let whole = Hardening { held: 3, missing: vec![] };
+        assert_eq!(whole.to_string(), "hardening: 3 of 3");
+        let less = Hardening { held: 2, missing: vec!["a is 0, wanted 1: so".to_owned()] };
+        assert_eq!(less.to_string(), "hardening: 2 of 3, but a is 0, wanted 1: so");
+        let old: Timeline = serde_json::from_str(r#"{"phases":[],"ready_ms":5}"#).expect("reads");
+        assert_eq!((old.ready_ms, old.hardening), (Some(5), None));
+    }
 }

@@ -1,13 +1,14 @@
 //! A user logs in at the node's router.
 
-use anyhow::Result;
-use builder::lab::{Client, ConnectAnswer, USER};
+use anyhow::{Result, ensure};
+use builder::lab::{Client, ConnectAnswer, Store, USER};
 use qemu_tests::running_desktop;
 use std::time::Duration;
 
 #[test]
 fn a_user_logs_in_and_reaches_the_desktop() -> Result<()> {
     let cluster = running_desktop("login")?;
+    all_protection_holds(&cluster.store)?;
     let client = cluster.client()?;
     assert_eq!(client.get("/qvd/ping")?, (200, "I am alive!\r\n".to_owned()));
     let rows = client.list()?;
@@ -36,5 +37,15 @@ fn a_user_logs_in_and_reaches_the_desktop() -> Result<()> {
 
     // The guest still runs: an orderly shutdown stops it first, and ends within its bound.
     cluster.node.shut_down(Duration::from_secs(90))?;
+    Ok(())
+}
+
+/// What the node has read back of its settings, command line and mounts, as an administrator sees it.
+fn all_protection_holds(store: &Store) -> Result<()> {
+    let told = |host: &serde_json::Value| host["hardening"]["held"].is_u64();
+    let host = store.wait_for("the node's hardening", "host", "name=node1", Duration::from_secs(20), told)?;
+    let hardening = &host["hardening"];
+    println!("hardening: {hardening}");
+    ensure!(hardening["missing"].as_array().is_some_and(Vec::is_empty), "{hardening}");
     Ok(())
 }

@@ -156,6 +156,7 @@ fn remarks(row: &HostRow) -> String {
                 .into_iter()
                 .chain(row.versions.iter().flat_map(of_versions))
                 .chain(of_update(row))
+                .chain(row.hardening.iter().filter(|h| !h.missing.is_empty()).map(ToString::to_string))
                 .collect::<Vec<_>>()
                 .join("; ")
         }
@@ -243,6 +244,9 @@ fn timeline(session: &Session, id: u32) -> anyhow::Result<ExitCode> {
     }
     table.row(vec!["ready".to_owned(), timeline.ready_ms.map(|t| t.to_string()).unwrap_or_default(), String::new()]);
     output::say(&table.render(session.quiet));
+    if let Some(hardening) = timeline.hardening {
+        output::say(&format!("{hardening}\n"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

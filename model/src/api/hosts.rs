@@ -1,6 +1,6 @@
 //! Nodes.
 
-use crate::{Digest, HostId, state::HostState, update::Versions};
+use crate::{Digest, HostId, init::Hardening, state::HostState, update::Versions};
 use serde::{Deserialize, Serialize};
 
 messages! {
@@ -50,6 +50,9 @@ messages! {
         /// The update that it is part of.
         #[serde(default)]
         pub update: Option<HostUpdate>,
+        /// How it is protected since its last boot; none: it told nothing yet.
+        #[serde(default)]
+        pub hardening: Option<Hardening>,
     }
 
     /// A node's part in an update.

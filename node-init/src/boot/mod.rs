@@ -5,6 +5,7 @@ mod cgroups;
 mod cmdline;
 mod disk;
 mod ext4;
+mod hardening;
 mod mounts;
 mod overseer;
 mod phases;
@@ -69,7 +70,10 @@ pub fn boot() -> Result<Infallible, Failure> {
     let mut phases = Phases::go_on();
     phases.guard(watchdog);
     let mounted = phases.run("mounts", SHORT, mounts::the_rest)?;
-    phases.run("settings", SHORT, || settings::apply(&mounted))?;
+    phases.run("settings", SHORT, || {
+        hardening::apply(&mounted);
+        settings::apply(&mounted)
+    })?;
     let cgroups = phases.run("cgroups", SHORT, || cgroups::claim(&mounted))?; // before the first child, so that none escapes
     let devices = phases.run("devices", SHORT, || Ok(supervise::start_devices(&cgroups)?))?; // goes on beside us
     let (cmdline, disk) = phases.run("root-disk", SHORT, || {
@@ -77,6 +81,8 @@ pub fn boot() -> Result<Infallible, Failure> {
         disk::of_root(&cmdline).map(|disk| (cmdline, disk))
     })?;
     let state = phases.run("state", STATE, || state::open(&disk))?;
+    let hardening = phases.run("hardening", SHORT, || Ok(hardening::check(&state)))?; // the last mount is there
+    phases.hardened(hardening);
     let root = hex(&cmdline.verity.root);
     let slots = Arc::new((disk, cmdline));
     let of_words = slots.clone();

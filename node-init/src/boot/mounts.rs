@@ -12,23 +12,23 @@ use sys::mount::{MsFlags, is_mount_point, mount, move_to};
 pub struct Mounted(());
 
 const STRICT: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-const NO_DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+const NO_PROGRAMS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 
 /// Type, where, flags, options.
 type Entry = (&'static str, &'static str, MsFlags, &'static str);
 
 const EARLY: &[Entry] = &[
-    ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
+    ("devtmpfs", "/dev", NO_PROGRAMS, "mode=0755"),
     ("proc", "/proc", STRICT, ""),
     ("sysfs", "/sys", STRICT, ""),
-    ("tmpfs", "/run", NO_DEVICES, "mode=0755,size=25%"),
+    ("tmpfs", "/run", STRICT, "mode=0755,size=25%"),
 ];
 
 const LATER: &[Entry] = &[
-    ("tmpfs", "/tmp", NO_DEVICES, "mode=1777,size=25%"),
+    ("tmpfs", "/tmp", STRICT, "mode=1777,size=25%"),
     ("cgroup2", "/sys/fs/cgroup", STRICT, "nsdelegate,memory_recursiveprot"),
-    ("devpts", "/dev/pts", MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC), "mode=0620,gid=5,ptmxmode=0666"),
-    ("tmpfs", "/dev/shm", NO_DEVICES, "mode=1777"),
+    ("devpts", "/dev/pts", NO_PROGRAMS, "mode=0620,gid=5,ptmxmode=0666"),
+    ("tmpfs", "/dev/shm", STRICT, "mode=1777"),
 ];
 
 /// Mounted where the kernel has it: a machine without UEFI is not broken.

@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::fail::{Failure, chain};
 use crate::kmsg;
 use crate::supervise;
-use model::init::{Phase, Timeline};
+use model::init::{Hardening, Phase, Timeline};
 use model::paths;
 use std::path::Path;
 use std::time::Duration;
@@ -148,6 +148,14 @@ impl Phases {
         }
     }
 
+    /// How the node is protected in this boot: on the console only what is missing, for few would read the rest.
+    pub fn hardened(&mut self, hardening: Hardening) {
+        if !hardening.missing.is_empty() {
+            self.console.line(&format!("  {hardening}"));
+        }
+        self.timeline.hardened(hardening);
+    }
+
     /// As a kernel does that has lost itself: nobody watches over the phases any more either.
     fn hang(&mut self, name: &str) -> ! {
         self.console.line(&format!("  CHAOS: phase '{name}' hangs, as the kernel's command line says"));
@@ -191,6 +199,12 @@ impl TimelineFile {
         let took_ms = open.map_or(0, |phase| *phase.took_ms.insert(now.saturating_sub(phase.began_ms)));
         self.write(Path::new(paths::TIMELINE));
         took_ms
+    }
+
+    /// How the node is protected in this boot.
+    pub fn hardened(&mut self, hardening: Hardening) {
+        self.0.hardening = Some(hardening);
+        self.write(Path::new(paths::TIMELINE));
     }
 
     /// The node is Ready; only the first time counts. Says when that was.

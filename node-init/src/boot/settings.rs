@@ -1,4 +1,4 @@
-//! Kernel settings that hold whatever the command line says.
+//! Kernel settings that hundreds of desktops need. Those that protect are [`super::hardening`]'s.
 
 use super::mounts::Mounted;
 use super::phases::BootError;
@@ -6,19 +6,6 @@ use std::path::Path;
 
 /// File below `/proc/sys`, value, reason beside it.
 const SETTINGS: &[(&str, &str)] = &[
-    // A kernel that has stumbled is not to go on; and panic= makes that a reboot.
-    ("kernel/panic_on_oops", "1"),
-    // Guests must not read the node's addresses and log.
-    ("kernel/kptr_restrict", "2"),
-    ("kernel/dmesg_restrict", "1"),
-    ("kernel/unprivileged_bpf_disabled", "1"),
-    ("kernel/perf_event_paranoid", "3"),
-    ("kernel/yama/ptrace_scope", "1"),
-    ("fs/protected_fifos", "1"),
-    ("fs/protected_regular", "1"),
-    ("fs/protected_hardlinks", "1"),
-    ("fs/protected_symlinks", "1"),
-    ("fs/suid_dumpable", "0"),
     // Hundreds of desktops share one kernel's counters.
     ("fs/inotify/max_user_instances", "8192"),
     ("fs/inotify/max_user_watches", "524288"),

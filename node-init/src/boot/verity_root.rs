@@ -46,6 +46,7 @@ pub fn open(cmdline: &Cmdline, partition: &Path, devices: &mut Devices) -> Resul
     let checked = Verity { root, salt, data_blocks, on_corruption: OnCorruption::Panic };
     let device = checked.open(partition, "roost-root")?;
     std::fs::create_dir_all(TARGET).map_err(sys::Error::of("create", TARGET))?;
-    mount(&device, TARGET, "squashfs", MsFlags::MS_RDONLY | MsFlags::MS_NODEV, "")?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(&device, TARGET, "squashfs", flags, "")?;
     Ok(TARGET.into())
 }

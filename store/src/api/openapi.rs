@@ -4,6 +4,7 @@ use super::routes::{ALL, Body, OBJECTS, Route};
 use axum::Json;
 use model::{
     api::{self, *},
+    init::Hardening,
     update::{Other, Progress, Refused, Versions},
 };
 use serde_json::{Map, Value, json};
@@ -23,7 +24,7 @@ macro_rules! schemas {
 schemas! {
     ErrorBody Cluster Added Done Failed Keys ConfigEntry Ssl HostRow NewHost HostCounters OsfRow NewOsf NewUpload Upload
     NewDi Import ImportState DiRow Tag UserRow NewUser Login Totp VmRow NewVm EditVm BlockVm VmCounters PropertyRow NewToken TokenKind Token
-    EventRow HostUpdate UpdateHosts NodeImageRow NewNodeImage BootRow BootLog Versions Other Progress Refused
+    EventRow HostUpdate UpdateHosts NodeImageRow NewNodeImage BootRow BootLog Versions Other Progress Refused Hardening
 }
 
 /// `GET /openapi.json`.

@@ -10,7 +10,7 @@ use model::{
     HostId,
     api::{HostCounters, HostRow, NewHost},
     filter::{Filter, Object},
-    init::Timeline,
+    init::{Hardening, Timeline},
     key,
     state::HostState,
     sync::{Counters, Heartbeat, Hello, RouterTls},
@@ -72,7 +72,7 @@ impl Tx<'_> {
         let sql = format!(
             "SELECT h.id, h.name, h.address, hr.state, hr.reason, hr.blocked, h.approved, h.key_sha256, hr.router_chain,
                     hr.seen_ms, hr.usable_ram_mib, hr.usable_cpu, hr.available_mib, hr.cpu_percent, hr.rss, hr.version,
-                    (SELECT count(*) FROM leases l WHERE l.host_id = h.id), hr.versions
+                    (SELECT count(*) FROM leases l WHERE l.host_id = h.id), hr.versions, hr.timeline
              FROM hosts h JOIN host_runtimes hr ON hr.host_id = h.id WHERE {} ORDER BY h.id",
             clause.sql
         );
@@ -100,6 +100,7 @@ impl Tx<'_> {
                 vms: row.get(16)?,
                 versions: rollouts::from_json(&row.get::<_, String>(17)?),
                 update: None,
+                hardening: hardening(&row.get::<_, String>(18)?),
             })
         })?;
         for row in &mut rows {
@@ -302,4 +303,9 @@ impl Tx<'_> {
         self.exec("keep a router's certificate", sql, (&tls.chain, &tls.key, address, id.0))?;
         Ok(())
     }
+}
+
+/// What a boot timeline says of it; none before there is one, and of older nodes.
+fn hardening(timeline: &str) -> Option<Hardening> {
+    serde_json::from_str::<Timeline>(timeline).ok()?.hardening
 }
