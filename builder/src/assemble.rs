@@ -117,7 +117,7 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     artifacts.bytes("initrd", &initrd)?;
     artifacts.bytes("cmdline", format!("{cmdline}\n").as_bytes())?;
     artifacts.bytes("efi", &uki)?;
-    let sboms = sbom::both(parts.lock, &parts.node.root, &manifest)?;
+    let sboms = sbom::both(parts.lock, parts.node, &manifest)?;
     artifacts.bytes("spdx.json", &sboms.spdx)?;
     artifacts.bytes("cdx.json", &sboms.cyclonedx)?;
     artifacts.copy("root.squashfs", &root.file)?;

@@ -34,6 +34,8 @@ pub struct Node {
     pub stub: Content,
     /// systemd-boot.
     pub loader: Content,
+    /// Kernel, stub and boot loader once more, by the names of their files and with the packages they came from.
+    pub boot: Tree,
     /// The kernel command line, without the root hash.
     pub cmdline: String,
 }
@@ -106,11 +108,13 @@ pub fn node(inputs: &Inputs<'_>) -> Result<Node> {
         crate::report::megabytes(root.content_bytes()),
         wanted.len()
     ));
+    let mut files = Tree::new();
     Ok(Node {
-        kernel: single(recipe, &pool, &boot.kernel)?,
+        kernel: single(recipe, &pool, &boot.kernel, &mut files)?,
         kernel_version: kernel.version,
-        stub: single(recipe, &pool, &boot.stub)?,
-        loader: single(recipe, &pool, &boot.loader)?,
+        stub: single(recipe, &pool, &boot.stub, &mut files)?,
+        loader: single(recipe, &pool, &boot.loader, &mut files)?,
+        boot: files,
         cmdline: boot.cmdline.clone(),
         root,
         initrd,
@@ -224,12 +228,17 @@ fn initrd(inputs: &Inputs<'_>, modules: &Modules, boot: &Boot, kernel: &Kernel, 
     Ok(tree)
 }
 
-/// The one file that a pattern matches.
-fn single(recipe: &Recipe, pool: &Pool, pattern: &str) -> Result<Content> {
+/// The one file that a pattern matches; it is put into `files` as well.
+fn single(recipe: &Recipe, pool: &Pool, pattern: &str, files: &mut Tree) -> Result<Content> {
     let glob = Glob::new(pattern).map_err(|problem| Error::Recipe { recipe: recipe.name.clone(), problem })?;
     let found = pool.matches(&glob);
     let content = match found.as_slice() {
-        [one] => pool.tree.lookup(one).ok().and_then(|(_, e)| e.content().cloned()),
+        [one] => pool.tree.lookup(one).ok().and_then(|(_, e)| {
+            let name = one.rsplit('/').next().unwrap_or(one);
+            // A file of this name is the same one, named twice by the recipe.
+            let _ = files.insert(name, e.clone());
+            e.content().cloned()
+        }),
         _ => None,
     };
     content.ok_or_else(|| Error::Missing {

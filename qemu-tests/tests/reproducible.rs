@@ -44,7 +44,30 @@ fn the_node_image_has_the_same_bytes_in_any_surroundings() -> Result<()> {
     let roost = lab.program("roost");
     let first = build(&roost, &lab.path("first"), &PLAIN)?;
     let second = build(&roost, &lab.path("second place"), &ODD)?;
+    verify_finds_what_was_altered(&roost, &lab.path("first").join(PLAIN.out))?;
     ensure_equal(&lab, &first, &second)
+}
+
+/// One build shows both: what is as it was built, and the one file that is not.
+fn verify_finds_what_was_altered(roost: &Path, image: &Path) -> Result<()> {
+    let altered = image.join("node.initrd");
+    let mut bytes = std::fs::read(&altered).context("Cannot read the initrd")?;
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&altered, bytes).context("Cannot alter the initrd")?;
+    let lock = programs::source_tree().join("image/recipes/node.lock");
+    let mut command = Command::new(roost);
+    let output = command.arg("verify").arg(image.join("node.raw")).arg("--lock").arg(lock).output();
+    let output = output.context("Cannot run roost verify")?;
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let verdicts: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once(' ')).collect();
+    ensure!(verdicts.len() > 8, "{said}{error}");
+    for (name, verdict) in &verdicts {
+        let expect = if *name == "node.initrd" { "OTHER BYTES" } else { "the same bytes" };
+        ensure!(verdict.trim() == expect, "{name}: {}, expected {expect}\n{error}", verdict.trim());
+    }
+    ensure!(!output.status.success() && error.contains("is not what this source tree makes"), "{error}");
+    Ok(())
 }
 
 #[test]

@@ -15,9 +15,13 @@ pub(crate) fn node() -> Node {
     root.insert_with_parents("usr/lib/made", Entry::file(0o644, "made").from_origin("(recipe)")).unwrap();
     let mut initrd = Tree::new();
     initrd.insert("init", Entry::file(0o755, vec![2; 50_000])).unwrap();
+    initrd.insert("driver.ko", Entry::file(0o644, "driver").from_origin("linux")).unwrap();
     let mut kernel = vec![0; 1 << 16];
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    let mut boot = Tree::new();
+    boot.insert("loader.efi", Entry::file(0o644, "MZ loader").from_origin("loader")).unwrap();
     Node {
+        boot,
         root,
         initrd,
         kernel: kernel.into(),
@@ -63,16 +67,17 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let sizes = Sizes { esp_mib: 8, seed_mib: 4, slot_mib: 4, ..Sizes::default() };
-        let tool = Package {
-            name: "tool".into(),
+        let package = |name: &str, digit| Package {
+            name: name.into(),
             version: "1.0-1".into(),
             arch: "amd64".into(),
             archive: Archive::Debian,
-            path: "pool/tool.deb".into(),
+            path: format!("pool/{name}.deb"),
             size: 1,
-            sha256: model::Digest([1; 32]),
+            sha256: model::Digest([digit; 32]),
         };
-        Self { folder: tempfile::tempdir().unwrap(), sizes, lock: Lock::new(1_700_000_000, &[], vec![tool]) }
+        let packages = vec![package("linux", 3), package("loader", 2), package("tool", 1)];
+        Self { folder: tempfile::tempdir().unwrap(), sizes, lock: Lock::new(1_700_000_000, &[], packages) }
     }
 
     pub(crate) fn assemble(&self, node: &Node, out: &str) -> Result<Assembled> {
