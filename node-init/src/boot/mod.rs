@@ -80,6 +80,7 @@ pub fn boot() -> Result<Infallible, Failure> {
         let cmdline = cmdline::read()?;
         disk::of_root(&cmdline).map(|disk| (cmdline, disk))
     })?;
+    words::introduce(&hex(&cmdline.verity.root)); // for a panic before there is a record of this boot
     let state = phases.run("state", STATE, || state::open(&disk))?;
     let hardening = phases.run("hardening", SHORT, || Ok(hardening::check(&state)))?; // the last mount is there
     phases.hardened(hardening);
