@@ -3,7 +3,6 @@
 use anyhow::{Result, ensure};
 use builder::lab::Lab;
 use qemu_tests::{Forge, Updated, artifact};
-use serde_json::Value;
 use std::time::Instant;
 
 #[test]
