@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// From power-on, or from a reset, to Ready; a hang takes its watchdog's time more.
 const LIMIT: Duration = Duration::from_secs(240);
+/// From a line of the log to its place on STATE.
+const GATHERED: Duration = Duration::from_secs(8);
 /// From Ready to the store's knowing.
 const TOLD: Duration = Duration::from_secs(30);
 
@@ -20,6 +22,8 @@ fn a_panic_and_a_hang_are_told_with_their_last_words() -> Result<()> {
     let first = boot(&store, "running")?;
     ensure!(first["why"] == "" && !first["version"].as_str().unwrap_or_default().is_empty(), "{first}");
 
+    // Lines wait three seconds for more before they are on STATE.
+    std::thread::sleep(GATHERED);
     // The kernel panics: OVMF's variables have its words.
     crash(&mut node, |node| Ok(node.chaos()?.panic()?))?;
     let panicked = boot(&store, "panic")?;

@@ -50,7 +50,11 @@ impl Chaos {
     /// Makes the kernel panic. Nobody is left to answer.
     pub fn panic(&mut self) -> Result<(), LabError> {
         let failed = |source| LabError::Connection { peer: self.peer.clone(), source };
-        self.reader.get_mut().write_all(b"panic\n").map_err(failed)
+        self.reader.get_mut().write_all(b"panic\n").map_err(failed)?;
+        // What is on its way is lost when the port is closed too soon.
+        let mut nothing = String::new();
+        let _silence = self.reader.read_line(&mut nothing);
+        Ok(())
     }
 
     /// The end of a file, as the first process of this name sees it; or in words why there is none.
