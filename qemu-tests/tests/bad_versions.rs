@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use builder::lab::Lab;
 use qemu_tests::{Forge, Updated, artifact};
 
-/// The line of the recipe that has the kernel's command line.
-const CMDLINE: &str = "cmdline = \"quiet loglevel=4 panic=2 oops=panic\"";
+/// Words of the kernel's command line in the recipe.
+const CMDLINE: &str = "oops=panic lockdown=integrity";
 
 #[test]
 fn a_node_comes_back_by_itself_from_a_kernel_that_panics() -> Result<()> {
@@ -16,7 +16,7 @@ fn a_node_comes_back_by_itself_from_a_kernel_that_panics() -> Result<()> {
     let forge = Forge::new(&lab)?;
     let mut node = Updated::boot(&lab, &artifact(&forge.node("1.0")?, "raw"))?;
     // It finds no init in its initrd, and no root to look for one.
-    let reason = try_bad(&mut node, &forge, "2.0", CMDLINE, &CMDLINE.replace("panic=2", "panic=2 rdinit=/none"))?;
+    let reason = try_bad(&mut node, &forge, "2.0", CMDLINE, &format!("{CMDLINE} rdinit=/none"))?;
     ensure!(reason.contains("left no word"), "{reason}");
     let panics = node.machine.console().text()?.matches("Kernel panic").count();
     ensure!(panics >= 3, "a version has three tries, and panicked {panics} times");
@@ -32,7 +32,7 @@ fn a_node_comes_back_by_itself_from_whatever_else_is_bad_and_takes_the_next_good
     node.store.qa(&["config", "set", "node.trial.limit=60"])?;
 
     // Stage 1 hangs after its first act, which is to arm the watchdog.
-    let hangs = CMDLINE.replace("panic=2", "panic=2 roost.chaos roost.chaos.hang=find-root");
+    let hangs = format!("{CMDLINE} roost.chaos roost.chaos.hang=find-root");
     let reason = try_bad(&mut node, &forge, "2.0", CMDLINE, &hangs)?;
     ensure!(reason.contains("left no word"), "{reason}");
     let hung = node.machine.console().text()?.matches("phase 'find-root' hangs").count();

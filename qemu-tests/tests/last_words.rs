@@ -31,8 +31,7 @@ fn a_panic_and_a_hang_are_told_with_their_last_words() -> Result<()> {
     ensure!(panicked["why"] == "kernel panic: sysrq triggered crash", "{panicked}");
     let text = words(&store, &panicked)?;
     let (kernel, log) = text.split_once("The node's log:").context("no log of the node")?;
-    for word in ["sysrq: Trigger a crash", "Kernel panic - not syncing", "Fault asked for line=\"panic\"", "Call Trace"]
-    {
+    for word in ["sysrq: Trigger a crash", "Kernel panic - not syncing", "Fault asked for line=panic", "Call Trace"] {
         ensure!(kernel.contains(word), "the kernel's words have no {word:?}:\n{text}");
     }
     for word in ["node-init: Boot boot=", "noded: ", "Node is ready"] {
@@ -46,9 +45,7 @@ fn a_panic_and_a_hang_are_told_with_their_last_words() -> Result<()> {
     ensure!(hung["why"].as_str().is_some_and(|why| why.starts_with("PID 1 turned no more after")), "{hung}");
     let text = words(&store, &hung)?;
     ensure!(!text.contains("The kernel's last words"), "{text}");
-    for word in ["Fault asked for line=\"hang\"", "node-init: PID 1 does not turn"] {
-        ensure!(text.contains(word), "the log has no {word:?}:\n{text}");
-    }
+    ensure!(text.contains("Fault asked for line=hang"), "the log does not go to the end:\n{text}");
 
     // An orderly end is told as such; and what was told is not told again.
     crash(&mut node, |node| Ok(node.press_ctrl_alt_del()?))?;
