@@ -24,7 +24,9 @@ pub fn apply(inputs: &Inputs<'_>, tree: &mut Tree) -> Result<()> {
         let (uid, gid) = accounts.ids(&d.owner, &d.group);
         put.entry(&d.path, Entry::dir(d.mode.0 as u16).owned_by(uid, gid))?;
     }
-    put.folder(&inputs.located.rootfs())?;
+    for folder in inputs.located.rootfs() {
+        put.folder(&folder)?;
+    }
     for f in &recipe.files {
         let (uid, gid) = accounts.ids(&f.owner, &f.group);
         put.entry(&f.path, Entry::file(f.mode.0 as u16, f.text.as_str()).owned_by(uid, gid))?;

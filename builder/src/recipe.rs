@@ -6,6 +6,7 @@
 //! `take.exclude`. [`Recipe::parse`] is the only way in: what it returns obeys the rules of
 //! [`Recipe::check`].
 
+mod extend;
 mod parse;
 pub(crate) use parse::from_toml;
 mod rules;
@@ -383,17 +384,30 @@ pub struct Located {
     pub asked: String,
     /// Its file.
     pub file: PathBuf,
-    /// Its text, as read.
+    /// Its text, as read; that of the recipe that it extends in front.
     pub text: String,
+    /// Name of the recipe that it extends.
+    pub base: Option<String>,
 }
 
 impl Located {
     /// Finds a recipe by name (in `image/recipes/` of the source tree) or by path, and reads it.
     pub fn find(name_or_path: &str, source_tree: &Path) -> Result<Self> {
         let file = locate(name_or_path, source_tree)?;
+        let asked = name_or_path.to_owned();
         let text = std::fs::read_to_string(&file).map_err(at("read", &file))?;
-        let recipe = Recipe::parse(&text, &file)?;
-        Ok(Self { recipe, asked: name_or_path.to_owned(), file, text })
+        let Some(base) = base_of(&text, &file)? else {
+            let recipe = Recipe::parse(&text, &file)?;
+            return Ok(Self { recipe, asked, file, text, base: None });
+        };
+        let base_file = file.with_file_name(format!("{base}.toml"));
+        let base_text = std::fs::read_to_string(&base_file).map_err(at("read", &base_file))?;
+        if base_of(&base_text, &base_file)?.is_some() {
+            let problem = format!("it extends '{base}', which extends another: only one step is known");
+            return Err(Error::Recipe { recipe: asked, problem });
+        }
+        let recipe = Recipe::parse_on(&text, &file, &base_text, &base_file)?;
+        Ok(Self { recipe, asked, file, text: base_text + &text, base: Some(base) })
     }
 
     /// The lock beside the recipe: `NAME.lock`.
@@ -401,11 +415,18 @@ impl Located {
         self.file.with_extension("lock")
     }
 
-    /// Static files: `../rootfs/NAME` from the recipe.
-    pub fn rootfs(&self) -> PathBuf {
-        let recipes = self.file.parent().unwrap_or(Path::new("."));
-        recipes.join("../rootfs").join(&self.recipe.name)
+    /// Static files: `../rootfs/NAME` from the recipe; those of the recipe that it extends first.
+    pub fn rootfs(&self) -> Vec<PathBuf> {
+        let all = self.file.parent().unwrap_or(Path::new(".")).join("../rootfs");
+        self.base.iter().chain([&self.recipe.name]).map(|name| all.join(name)).collect()
     }
+}
+
+/// The recipe that this text extends.
+fn base_of(text: &str, file: &Path) -> Result<Option<String>> {
+    let table: toml::Table = from_toml(text, file)?;
+    let wrong = |problem| Error::Recipe { recipe: file.display().to_string(), problem };
+    extend::base(&table).transpose().map(|base| base.map(str::to_owned)).map_err(wrong)
 }
 
 fn locate(name_or_path: &str, source_tree: &Path) -> Result<PathBuf> {

@@ -81,8 +81,7 @@ pub fn inputs(located: &Located, lock: &Lock, programs: &Built, flags: &[String]
     part(located.text.as_bytes());
     part(lock.to_text().as_bytes());
     part(&programs.digest().0);
-    let rootfs = located.rootfs();
-    if rootfs.is_dir() {
+    for rootfs in located.rootfs().into_iter().filter(|folder| folder.is_dir()) {
         for item in walkdir::WalkDir::new(&rootfs).sort_by_file_name() {
             let item = item.map_err(|e| at("read", &rootfs)(e.into()))?;
             let path = item.path();

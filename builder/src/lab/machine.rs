@@ -3,6 +3,7 @@
 use super::{Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run, vars};
 use serde_json::json;
 use std::{
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -31,6 +32,7 @@ pub struct Boot {
     chaos: bool,
     recorded: bool,
     keys: Option<PathBuf>,
+    typing: bool,
 }
 
 impl Boot {
@@ -48,6 +50,7 @@ impl Boot {
             chaos: false,
             recorded: false,
             keys: None,
+            typing: false,
         }
     }
 
@@ -100,6 +103,12 @@ impl Boot {
         self
     }
 
+    /// Somebody may type on its serial console: see [`Machine::serial`].
+    pub fn typing(mut self) -> Self {
+        self.typing = true;
+        self
+    }
+
     /// Plugs it into a shared network, at the place of its name, instead of a network of its own.
     pub fn lan(mut self, lan: &Lan) -> Result<Self, LabError> {
         self.plug = Some(lan.plug(&self.name)?.clone());
@@ -125,6 +134,7 @@ pub struct Machine {
     qmp: PathBuf,
     chaos: PathBuf,
     writes: PathBuf,
+    serial: PathBuf,
     router_port: u16,
     started: Instant,
 }
@@ -154,6 +164,7 @@ impl Machine {
             qmp: files.qmp,
             chaos: files.chaos,
             writes: files.writes,
+            serial: files.serial,
             router_port,
             started,
         })
@@ -200,6 +211,13 @@ impl Machine {
         &self.writes
     }
 
+    /// The other end of its serial line; it must have been booted with [`Boot::typing`]. Whoever closes it may take
+    /// back what the machine has not read yet.
+    pub fn serial(&self) -> Result<UnixStream, LabError> {
+        let failed = |source| LabError::Connection { peer: self.serial.display().to_string(), source };
+        UnixStream::connect(&self.serial).map_err(failed)
+    }
+
     /// Presses the power button (ACPI).
     pub fn press_power_button(&self) -> Result<(), LabError> {
         self.qmp()?.command("system_powerdown", json!({})).map(drop)
@@ -236,6 +254,7 @@ struct Files {
     qmp: PathBuf,
     chaos: PathBuf,
     writes: PathBuf,
+    serial: PathBuf,
     seed: Option<PathBuf>,
 }
 
@@ -251,6 +270,7 @@ impl Files {
             qmp: path("qmp"),
             chaos: path("chaos"),
             writes: path("writes"),
+            serial: path("serial"),
             seed: boot.seed.as_ref().map(|_| path("seed.toml")),
         };
         if !files.disk.exists() {
@@ -319,7 +339,13 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
     add("-smp", "2".to_owned());
     add("-m", boot.memory_mib.to_string());
     add("-display", "none".to_owned());
-    add("-serial", format!("file:{}", files.console.display()));
+    if boot.typing {
+        let (port, log) = (files.serial.display(), files.console.display());
+        add("-chardev", format!("socket,id=serial,path={port},server=on,wait=off,logfile={log}"));
+        add("-serial", "chardev:serial".to_owned());
+    } else {
+        add("-serial", format!("file:{}", files.console.display()));
+    }
     add("-qmp", format!("unix:{},server=on,wait=off", files.qmp.display()));
     for (flag, value) in disk(boot, files) {
         add(flag, value);

@@ -4,13 +4,25 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::Recipe;
+use super::{Recipe, extend};
 use crate::error::{Error, Result, TextError};
 
 impl Recipe {
     /// Reads a recipe. `file` is only named in errors.
     pub fn parse(text: &str, file: &Path) -> Result<Self> {
         let recipe: Self = from_toml(text, file)?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Reads a recipe that extends another. A mistake in what it adds is told without its line: it is found in both
+    /// together.
+    pub(super) fn parse_on(text: &str, file: &Path, base: &str, base_file: &Path) -> Result<Self> {
+        let whole = extend::merge(from_toml(base, base_file)?, from_toml(text, file)?);
+        let recipe: Self = whole.try_into().map_err(|e: toml::de::Error| {
+            let nearest = nearest_in(e.message()).map_or_else(String::new, |near| format!("; did you mean '{near}'?"));
+            Error::Recipe { recipe: file.display().to_string(), problem: format!("{}{nearest}", e.message()) }
+        })?;
         recipe.check()?;
         Ok(recipe)
     }
@@ -91,6 +103,21 @@ mod tests {
     fn broken_toml_is_placed() {
         let error = Recipe::parse("name = \n", Path::new("x.toml")).expect_err("no value").to_string();
         assert!(error.starts_with("x.toml:1:"), "{error}");
+    }
+
+    #[test]
+    fn a_recipe_on_top_of_another_is_checked_as_a_whole() {
+        let (file, base) = (Path::new("more.toml"), Path::new("tiny.toml"));
+        let more = "extends = \"tiny\"\nname = \"more\"\n[packages]\ninstall = [\"dash\"]\n";
+        let recipe = Recipe::parse_on(more, file, GOOD, base).expect("a good recipe");
+        assert_eq!(
+            (recipe.name.as_str(), &recipe.packages.install[..]),
+            ("more", &["base-files".to_owned(), "dash".to_owned()][..])
+        );
+        let slip = more.replace("install", "instal");
+        let error = Recipe::parse_on(&slip, file, GOOD, base).expect_err("a slip").to_string();
+        assert!(error.starts_with("Recipe 'more.toml': unknown field `instal`"), "{error}");
+        assert!(error.ends_with("did you mean 'install'?"), "{error}");
     }
 
     proptest::proptest! {

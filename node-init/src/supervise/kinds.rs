@@ -34,6 +34,19 @@ pub static DEVICES: Kind = Kind {
     again: Again::AfterEnd,
 };
 
+/// The shell of a debug image. Its terminal is the serial line, which getty makes its own.
+pub static SHELL: Kind = Kind {
+    name: "shell",
+    word: None,
+    command: || {
+        let mut c = Command::new("/usr/bin/busybox");
+        c.args(["getty", "-L", "-n", "-l", "/usr/bin/sh", "115200", "ttyS0", "vt100"]);
+        c
+    },
+    give_up_after: None,
+    again: Again::GoOn,
+};
+
 /// Those that `noded` asks for, when it has written their configuration.
 pub static ON_REQUEST: [Kind; 3] = [
     Kind {

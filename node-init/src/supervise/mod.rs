@@ -17,8 +17,8 @@ pub use chaos::hang_in;
 use crate::boot::{Cgroups, Seed, State, TimelineFile};
 use crate::console::Console;
 use crate::fail::{Failure, chain, describe};
-use crate::kmsg;
 use crate::words::Words;
+use crate::{kmsg, variant};
 use chaos::Chaos;
 use hardware::{Happened, Hardware};
 use model::init::{ALIVE_LIMIT_S, FromInit, NODED_FD, ToInit, update_to};
@@ -41,6 +41,13 @@ use trying::{Found, Look, Trying};
 /// Faults after which the machine reboots: something in here is broken for good.
 const MAX_FAULTS: u32 = 20;
 const ALIVE_LIMIT: Duration = Duration::from_secs(ALIVE_LIMIT_S);
+
+/// Nobody who stands in front of such a node is to take it for another.
+const DEBUG: [&str; 3] = [
+    "  ************************************************************************",
+    "  *  DEBUG IMAGE: a root shell on ttyS0. NOT for users' desktops.        *",
+    "  ************************************************************************",
+];
 
 /// Where `devices` is among the services; `noded` is the first.
 const DEVICES: usize = 1;
@@ -142,6 +149,12 @@ impl Supervisor {
             services.push(supervised(kind, &cgroups)?);
         }
         let console = Console::open();
+        if variant::is_debug() {
+            DEBUG.iter().for_each(|line| console.line(line));
+            let mut shell = supervised(&kinds::SHELL, &cgroups)?;
+            shell.want(now);
+            services.push(shell);
+        }
         Ok(Self {
             chaos: Chaos::start(&console),
             told: vec![None; services.len()],

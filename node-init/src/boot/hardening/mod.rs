@@ -9,6 +9,7 @@ mod rules;
 use super::mounts::Mounted;
 use super::state::State;
 use crate::fail::chain;
+use crate::variant::variant;
 use model::init::Hardening;
 use rules::RULES;
 use std::fs;
@@ -28,6 +29,8 @@ enum Place {
     Mount(&'static str),
     /// How far the kernel is locked down; further than wanted is as good.
     Lockdown,
+    /// The image's variant.
+    Variant,
 }
 
 /// One thing that is wanted.
@@ -67,13 +70,14 @@ struct Here {
     cmdline: String,
     mounts: String,
     lockdown: Option<String>,
+    variant: String,
 }
 
 impl Here {
     fn read(root: &Path) -> Self {
         let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
         let (cmdline, mounts) = (text("proc/cmdline"), text("proc/self/mountinfo"));
-        Self { root: root.to_owned(), cmdline, mounts, lockdown: lockdown() }
+        Self { root: root.to_owned(), cmdline, mounts, lockdown: lockdown(), variant: variant() }
     }
 
     fn judge(&self, rules: &[Rule]) -> Hardening {
@@ -94,6 +98,7 @@ impl Here {
             }
             Place::Mount(at) => ((*at).to_owned(), options(&self.mounts, at)),
             Place::Lockdown => ("lockdown".to_owned(), self.lockdown.as_deref().and_then(chosen)),
+            Place::Variant => ("image".to_owned(), Some(self.variant.clone())),
         };
         let holds = found.as_deref().is_some_and(|found| place.holds(found, wanted));
         let found = found.unwrap_or_else(|| "missing".to_owned());
@@ -110,7 +115,7 @@ impl Place {
         match self {
             Self::Mount(_) => wanted.split(',').all(|option| found.split(',').any(|has| has == option)),
             Self::Lockdown => found == wanted || found == "confidentiality",
-            Self::Sysctl(_) | Self::Word | Self::Module(_) => found == wanted,
+            Self::Sysctl(_) | Self::Word | Self::Module(_) | Self::Variant => found == wanted,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! What was looked at and not taken is in decision 018.
 
 use super::{Place, Rule};
-use Place::{Lockdown, Module, Mount, Sysctl, Word};
+use crate::variant::PRODUCTION;
+use Place::{Lockdown, Module, Mount, Sysctl, Variant, Word};
 
 const fn rule(place: Place, wanted: &'static str, why: &'static str) -> Rule {
     Rule { place, wanted, why }
@@ -59,6 +60,8 @@ pub const RULES: &[Rule] = &[
     rule(Word, "init_on_alloc=1", "memory is empty when it is handed out"),
     rule(Word, "randomize_kstack_offset=on", "the kernel's stack lies elsewhere at each call"),
     rule(Word, "vsyscall=none", "nothing of a program lies at a known address"),
+    // A debug image serves nobody's desktop unnoticed.
+    rule(Variant, PRODUCTION, "whoever has the serial port of a debug image has the node"),
     // No program comes from where something can be written, and no rights from a file.
     rule(Mount("/"), "ro,nosuid,nodev", "the root is what was built"),
     rule(Mount("/proc"), "nosuid,nodev,noexec", "no programs here"),

@@ -22,6 +22,7 @@ fn here(files: &[(&str, &str)]) -> (tempfile::TempDir, Here) {
         cmdline: "quiet oops=panic slab_nomerge_not\n".to_owned(),
         mounts: MOUNTS.to_owned(),
         lockdown: Some("none [integrity] confidentiality\n".to_owned()),
+        variant: "debug".to_owned(),
     };
     (dir, here)
 }
@@ -51,6 +52,8 @@ fn each_place_says_what_it_has_instead() {
     check(Place::Mount("/tmp"), "nosuid,noexec", Some("/tmp is rw,nosuid, wanted nosuid,noexec: so"));
     check(Place::Mount("/state"), "nosuid", Some("/state is missing, wanted nosuid: so"));
     check(Place::Lockdown, "integrity", None);
+    check(Place::Variant, "debug", None);
+    check(Place::Variant, "production", Some("image is debug, wanted production: so"));
 }
 
 #[test]
@@ -89,7 +92,15 @@ fn no_rule_is_given_twice_and_each_has_its_reason() {
 
 #[test]
 fn the_recipe_gives_every_word_that_is_wanted() {
-    let recipe = include_str!("../../../../image/recipes/node.toml");
+    let recipes = [
+        include_str!("../../../../image/recipes/node.toml"),
+        include_str!("../../../../image/recipes/node-debug.toml"),
+    ];
+    recipes.into_iter().for_each(gives_every_word);
+}
+
+#[track_caller]
+fn gives_every_word(recipe: &str) {
     let cmdline = recipe.lines().find_map(|line| line.strip_prefix("cmdline = \"")).expect("a command line");
     for rule in RULES.iter().filter(|rule| rule.place == Place::Word) {
         assert!(cmdline.trim_end_matches('"').split(' ').any(|word| word == rule.wanted), "{}", rule.wanted);
