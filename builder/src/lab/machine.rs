@@ -1,6 +1,8 @@
 //! A machine in QEMU: the image under test on emulated hardware.
 
-use super::{Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run, vars};
+use super::{
+    Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run, tpm::Tpm, vars,
+};
 use serde_json::json;
 use std::{
     os::unix::net::UnixStream,
@@ -33,6 +35,7 @@ pub struct Boot {
     recorded: bool,
     keys: Option<PathBuf>,
     typing: bool,
+    tpm: Option<String>,
 }
 
 impl Boot {
@@ -51,6 +54,7 @@ impl Boot {
             recorded: false,
             keys: None,
             typing: false,
+            tpm: None,
         }
     }
 
@@ -109,6 +113,12 @@ impl Boot {
         self
     }
 
+    /// Plugs in the TPM 2.0 of this name, which stays in the lab from boot to boot; without one the machine has none.
+    pub fn tpm(mut self, name: &str) -> Self {
+        self.tpm = Some(name.to_owned());
+        self
+    }
+
     /// Plugs it into a shared network, at the place of its name, instead of a network of its own.
     pub fn lan(mut self, lan: &Lan) -> Result<Self, LabError> {
         self.plug = Some(lan.plug(&self.name)?.clone());
@@ -130,6 +140,7 @@ pub(super) const DISK_GIB: u32 = 8;
 pub struct Machine {
     name: String,
     process: Process,
+    _tpm: Option<Tpm>,
     console: Console,
     qmp: PathBuf,
     chaos: PathBuf,
@@ -152,7 +163,11 @@ impl Machine {
         // QEMU truncates the console's file at start: an earlier boot's text must not be taken for this one's.
         file("empty", &files.console, |p| std::fs::write(p, b""))?;
         let mut command = Command::new("qemu-system-x86_64");
+        let tpm = boot.tpm.as_ref().map(|name| Tpm::start(lab, name)).transpose()?;
         command.args(hardware(&boot, &files, router_port)?).args(&boot.extra);
+        for (flag, value) in tpm.iter().flat_map(Tpm::args) {
+            command.arg(flag).arg(value);
+        }
         let started = Instant::now();
         let mut process = Process::start("qemu-system-x86_64", files.log.clone(), &mut command)?;
         let qmp = files.qmp.clone();
@@ -160,6 +175,7 @@ impl Machine {
         Ok(Self {
             name: boot.name,
             process,
+            _tpm: tpm,
             console: Console::at(files.console),
             qmp: files.qmp,
             chaos: files.chaos,

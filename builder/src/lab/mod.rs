@@ -37,6 +37,7 @@ mod recording;
 mod root;
 mod shell;
 mod store;
+mod tpm;
 mod vars;
 
 pub use browser::Browser;

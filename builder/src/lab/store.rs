@@ -120,8 +120,12 @@ impl Store {
 
     /// A seed for a machine on QEMU's user network, with a new one-use token.
     pub fn seed(&self, name: &str) -> Result<String, LabError> {
-        let address = format!("store={HOST_IN_MACHINE}:{}", self.ports.node);
-        self.qa(&["host", "seed", &address, &format!("name={name}")])
+        self.qa(&["host", "seed", &self.node_address(), &format!("name={name}")])
+    }
+
+    /// Where a machine on QEMU's user network finds it, as `qa host seed` takes it.
+    pub fn node_address(&self) -> String {
+        format!("store={HOST_IN_MACHINE}:{}", self.ports.node)
     }
 
     /// Waits until `probe` says yes of the first object that a list prints, and returns that object.
