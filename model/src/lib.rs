@@ -14,6 +14,7 @@ pub mod init;
 pub mod key;
 pub mod local;
 pub mod paths;
+pub mod recovery;
 pub mod seed;
 pub mod size;
 pub mod state;

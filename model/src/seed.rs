@@ -16,9 +16,13 @@
 //! address = "192.0.2.10/24"
 //! gateway = "192.0.2.1"
 //! dns = ["192.0.2.1"]
+//!
+//! [state]                          # how STATE is made; one that exists stays as it is
+//! encryption = "tpm"               # LUKS2, its key sealed by the machine's TPM 2.0; else "none"
+//! recovery-key = "4K9TM-..."       # opens an encrypted STATE whose TPM does not, for one boot
 //! ```
 
-use crate::{Digest, suggest};
+use crate::{Digest, recovery::RecoveryKey, suggest};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
@@ -41,6 +45,21 @@ pub struct Seed {
     /// Fixed addressing; DHCP when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSeed>,
+    /// How STATE is made and opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateSeed>,
+}
+
+impl Seed {
+    /// How STATE shall be encrypted.
+    pub fn encryption(&self) -> Encryption {
+        self.state.as_ref().map_or(Encryption::None, |state| state.encryption)
+    }
+
+    /// What opens an encrypted STATE whose TPM does not.
+    pub fn recovery_key(&self) -> Option<&RecoveryKey> {
+        self.state.as_ref()?.recovery_key.as_ref()
+    }
 }
 
 /// Where the store is and how it is recognised.
@@ -76,6 +95,40 @@ pub struct NetworkSeed {
     /// Resolvers.
     #[serde(default)]
     pub dns: Vec<Ipv4Addr>,
+}
+
+/// How STATE is made and opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StateSeed {
+    /// How it is encrypted when it is made.
+    #[serde(default)]
+    pub encryption: Encryption,
+    /// What `qa host recovery` printed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_key: Option<RecoveryKey>,
+}
+
+/// How STATE is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encryption {
+    /// Not at all.
+    #[default]
+    None,
+    /// LUKS2, its key sealed by the machine's TPM 2.0.
+    Tpm,
+}
+
+impl std::str::FromStr for Encryption {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "tpm" => Ok(Self::Tpm),
+            _ => Err(format!("'{text}' is no kind of encryption: expected none or tpm")),
+        }
+    }
 }
 
 macro_rules! parsed_text {
@@ -209,12 +262,30 @@ impl std::str::FromStr for Cidr {
 }
 
 /// Field names of the seed, for suggestions.
-const FIELDS: &[&str] = &["store", "node", "network", "address", "ca", "token", "name", "gateway", "dns"];
+const FIELDS: &[&str] = &[
+    "store",
+    "node",
+    "network",
+    "state",
+    "address",
+    "ca",
+    "token",
+    "name",
+    "gateway",
+    "dns",
+    "encryption",
+    "recovery-key",
+];
+/// Values of which there is a list.
+const VALUES: &[&str] = &["none", "tpm"];
 
-/// Adds "did you mean" to what a TOML reader said of an unknown field.
+/// Adds "did you mean" to what a TOML reader said of an unknown field or value.
 pub fn explain(message: &str) -> String {
-    let unknown = message.split("unknown field `").nth(1).and_then(|m| m.split('`').next());
-    match unknown.and_then(|word| suggest::nearest(word, FIELDS.iter().copied())) {
+    let unknown = |kind: &str| message.split(kind).nth(1).and_then(|m| m.split('`').next());
+    let near = |kind: &str, known: &[&'static str]| {
+        unknown(kind).and_then(|word| suggest::nearest(word, known.iter().copied()))
+    };
+    match near("unknown field `", FIELDS).or_else(|| near("unknown variant `", VALUES)) {
         Some(near) => format!("{message} (did you mean `{near}`?)"),
         None => message.to_owned(),
     }
@@ -250,6 +321,20 @@ mod tests {
         refused(&GOOD.replace("address", "adress"), "did you mean `address`?");
         refused(&format!("{GOOD}[node]\nname = \"a_b\"\n"), "is not a host name");
         refused(&format!("{GOOD}[network]\naddress = \"1.2.3.4\"\ngateway = \"1.2.3.1\"\n"), "expected one like");
+    }
+
+    #[test]
+    fn how_state_is_made_is_said_strictly() {
+        let seed = |more: &str| toml::from_str::<Seed>(&format!("{GOOD}{more}")).expect("reads");
+        assert_eq!(seed("").encryption(), Encryption::None);
+        assert_eq!(seed("[state]\nencryption = \"none\"\n").encryption(), Encryption::None);
+        let tpm = seed("[state]\nencryption = \"tpm\"\nrecovery-key = \"99998-99999-9999A-9999B-9999C-9999D-9999E\"\n");
+        assert_eq!((tpm.encryption(), tpm.recovery_key().is_some()), (Encryption::Tpm, true));
+        assert!(!format!("{tpm:?}").contains("9999"));
+        refused(&format!("{GOOD}[state]\nencryptoin = \"tpm\"\n"), "did you mean `encryption`?");
+        refused(&format!("{GOOD}[state]\nencryption = \"tmp\"\n"), "did you mean `tpm`?");
+        refused(&format!("{GOOD}[state]\nencryption = true\n"), "wanted string");
+        refused(&format!("{GOOD}[state]\nrecovery-key = \"99998\"\n"), "has 5 letters");
     }
 
     #[test]

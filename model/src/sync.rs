@@ -13,6 +13,7 @@ use crate::{
     boot::BootReport,
     grant::SignedGrant,
     key::Config,
+    recovery::Escrow,
     state::{HostState, UserState, VmState, Want},
     update::{Update, Versions},
 };
@@ -53,6 +54,8 @@ pub enum ToStore {
     Versions(Versions),
     /// A boot of this node. One that has ended is told once and again until the answer, [`ToNode::BootKept`].
     Boot(BootReport),
+    /// The recovery key of the node's encrypted STATE, at each connection until [`ToNode::Escrowed`] is heard.
+    Escrow(Escrow),
 }
 
 /// To a node. Append only.
@@ -84,6 +87,8 @@ pub enum ToNode {
     EndLogins(UserId),
     /// The boot of this id is known here: it need not be told again.
     BootKept(String),
+    /// The recovery key of the volume with this UUID is kept: the node may forget it.
+    Escrowed(String),
 }
 
 /// A node introduces itself.

@@ -4,3 +4,4 @@ pub mod boots;
 pub mod files;
 pub mod redact;
 pub mod release;
+pub mod seed_text;

@@ -9,6 +9,7 @@ pub mod import;
 pub mod listen;
 pub mod pki;
 pub mod placement;
+pub mod recovery;
 pub mod repository;
 pub mod rollout;
 pub mod secret;

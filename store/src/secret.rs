@@ -8,7 +8,10 @@ use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use model::sync::Secret;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::sync::{Arc, LazyLock};
@@ -54,6 +57,16 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 /// How a token is kept and looked up.
 pub fn token_sha256(token: &str) -> String {
     pki::sha256(token.as_bytes()).to_string()
+}
+
+/// How a sealed secret is written into a column.
+pub fn text(sealed: &[u8]) -> String {
+    STANDARD.encode(sealed)
+}
+
+/// Reads it back.
+pub fn bytes(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 /// Checks a new password and makes the PHC string (argon2id) that is kept of it.

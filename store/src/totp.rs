@@ -3,7 +3,6 @@
 //! Pure: the time is an argument. A code is good for its own step and the one before and after it, and
 //! only for a step later than the last one that was used.
 
-use base64::Engine as _;
 use model::UserId;
 use ring::hmac;
 
@@ -70,16 +69,6 @@ fn base32(bytes: &[u8]) -> String {
 /// What a sealed secret is, and whose.
 pub fn context(user: UserId) -> String {
     format!("one-time codes of user {user}")
-}
-
-/// How a sealed secret is written into a column.
-pub fn text(bytes: &[u8]) -> String {
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
-
-/// Reads it back.
-pub fn bytes(text: &str) -> Option<Vec<u8>> {
-    base64::engine::general_purpose::STANDARD.decode(text).ok()
 }
 
 #[cfg(test)]

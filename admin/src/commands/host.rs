@@ -9,7 +9,8 @@ use crate::{
 use model::init::Timeline;
 use model::{
     api::{
-        Added, BootLog, BootRow, Cluster, Done, HostCounters, HostRow, NewHost, NewToken, Token, TokenKind, UpdateHosts,
+        Added, BootLog, BootRow, Cluster, Done, HostCounters, HostRecovery, HostRow, NewHost, NewToken, Token,
+        TokenKind, UpdateHosts,
     },
     seed,
     update::Versions,
@@ -53,14 +54,17 @@ pub const COMMANDS: &[Command] = &[
     Command {
         object: "host",
         name: "seed",
-        usage: "store=HOST[:PORT] [name=NAME] [token=no]",
-        doc: "Prints a seed for a new node: the store's address, the CA's fingerprint, a one-use token.",
+        usage: "store=HOST[:PORT] [name=NAME] [token=no] [encryption=tpm]",
+        doc: "Prints a seed for a new node: the store's address, the CA's fingerprint, a one-use token. encryption=tpm has \
+              the node's STATE made encrypted, its key sealed by the machine's TPM 2.0.",
         verb: None,
         read: |invocation| {
-            let keys = keys(invocation, &["store", "name", "token"])?;
+            let keys = keys(invocation, &["store", "name", "token", "encryption"])?;
             let (store, name) = (keys.required("store")?, keys.parsed("name", "a host name")?);
             let token = keys.text("token").as_deref() != Some("no");
-            Ok(Box::new(move |session| print_seed(session, &store, name, token)))
+            let encryption: Option<seed::Encryption> = keys.parsed("encryption", "none or tpm")?;
+            let state = encryption.map(|encryption| seed::StateSeed { encryption, recovery_key: None });
+            Ok(Box::new(move |session| print_seed(session, &store, Own { name, state }, token)))
         },
     },
     Command {
@@ -94,6 +98,21 @@ pub const COMMANDS: &[Command] = &[
                 let done: Done = session.client.post("/hosts/update", &session.query(), &wish)?;
                 let said = if wish.image.is_some() { "{} hosts to be updated." } else { "{} hosts stay as they are." };
                 Ok(output::done(&done, said, session.quiet))
+            }))
+        },
+    },
+    Command {
+        object: "host",
+        name: "recovery",
+        usage: "[-f FILTER]",
+        doc: "Prints the recovery keys of nodes' encrypted STATE: one opens it for a boot when put into the node's seed as \
+              state.recovery-key. Each key that is shown is an event in the log.",
+        verb: Some("print the recovery keys of"),
+        read: |invocation| {
+            super::nothing(invocation)?;
+            Ok(Box::new(|session| {
+                let keys: Vec<HostRecovery> = session.client.post("/hosts/recovery", &session.query(), &())?;
+                session.show(keys, recovery)
             }))
         },
     },
@@ -231,6 +250,14 @@ fn counters(rows: Vec<HostCounters>) -> Vec<Table> {
     vec![table]
 }
 
+fn recovery(rows: Vec<HostRecovery>) -> Vec<Table> {
+    let mut table = Table::new(&["Id", "Name", "Volume", "Recovery key"]);
+    for row in &rows {
+        table.row(vec![row.id.to_string(), row.name.clone(), row.volume.clone(), row.key.text().to_owned()]);
+    }
+    vec![table]
+}
+
 fn timeline(session: &Session, id: u32) -> anyhow::Result<ExitCode> {
     let timeline: Timeline = session.client.get(&format!("/hosts/{id}/timeline"), &[])?;
     if session.json {
@@ -250,7 +277,14 @@ fn timeline(session: &Session, id: u32) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_seed(session: &Session, store: &str, name: Option<seed::HostName>, token: bool) -> anyhow::Result<ExitCode> {
+/// What a seed says of the node itself.
+struct Own {
+    name: Option<seed::HostName>,
+    state: Option<seed::StateSeed>,
+}
+
+fn print_seed(session: &Session, store: &str, own: Own, token: bool) -> anyhow::Result<ExitCode> {
+    let Own { name, state } = own;
     let cluster: Cluster = session.client.get("/cluster", &[])?;
     let address = store.parse().or_else(|_| format!("{store}:{}", cluster.node_port).parse());
     let note = name.as_ref().map(|n| format!("seed of {n}")).unwrap_or_default();
@@ -266,6 +300,7 @@ fn print_seed(session: &Session, store: &str, name: Option<seed::HostName>, toke
         store: seed::StoreSeed { address: address.map_err(anyhow::Error::msg)?, ca: Some(cluster.ca_sha256), token },
         node: name.map(|name| seed::NodeSeed { name }),
         network: None,
+        state,
     };
     output::say(&toml::to_string(&seed)?);
     Ok(ExitCode::SUCCESS)

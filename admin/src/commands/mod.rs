@@ -42,7 +42,11 @@ impl Session {
     where
         T: DeserializeOwned + Serialize,
     {
-        let rows: Vec<T> = self.client.get(path, &self.query())?;
+        self.show(self.client.get(path, &self.query())?, table)
+    }
+
+    /// Prints these objects: as the table that `table` makes of them, or as JSON.
+    pub fn show<T: Serialize>(&self, rows: Vec<T>, table: fn(Vec<T>) -> Vec<Table>) -> anyhow::Result<ExitCode> {
         if self.json {
             output::say(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
         } else {

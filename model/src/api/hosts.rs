@@ -1,6 +1,6 @@
 //! Nodes.
 
-use crate::{Digest, HostId, init::Hardening, state::HostState, update::Versions};
+use crate::{Digest, HostId, init::Hardening, recovery::RecoveryKey, state::HostState, update::Versions};
 use serde::{Deserialize, Serialize};
 
 messages! {
@@ -53,6 +53,22 @@ messages! {
         /// How it is protected since its last boot; none: it told nothing yet.
         #[serde(default)]
         pub hardening: Option<Hardening>,
+    }
+
+    /// What opens a node's encrypted STATE when its TPM does not.
+    pub struct HostRecovery {
+        /// The node.
+        #[cfg_attr(feature = "openapi", schema(value_type = u32))]
+        pub id: HostId,
+        /// Its name.
+        pub name: String,
+        /// UUID of the volume: of several, the one that the node has is the newest.
+        pub volume: String,
+        /// The recovery key.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        pub key: RecoveryKey,
+        /// When the node gave it to the store, Unix seconds.
+        pub at: u64,
     }
 
     /// A node's part in an update.

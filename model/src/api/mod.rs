@@ -16,6 +16,7 @@
 //! | GET `/hosts` | filter | | [`HostRow`] list |
 //! | POST `/hosts` | | [`NewHost`] | [`Added`] |
 //! | POST `/hosts/{block,unblock,approve}` | filter | | [`Done`] |
+//! | POST `/hosts/recovery` | filter | | [`HostRecovery`] list; each key shown is an event |
 //! | POST `/hosts/update` | filter | [`UpdateHosts`] | [`Done`] |
 //! | DELETE `/hosts` | filter | | [`Done`] |
 //! | GET `/images` | | | [`NodeImageRow`] list |

@@ -4,7 +4,7 @@ use super::{
     Actor, Answer, Body, Params, Shared,
     many::{Command, One},
 };
-use crate::store::Store;
+use crate::{recovery, store::Store};
 use axum::{
     Extension, Json, Router,
     extract::{Path, State},
@@ -13,7 +13,7 @@ use axum::{
 use http::StatusCode;
 use model::{
     HostId,
-    api::{Added, BootLog, BootRow, Done, HostCounters, HostRow, NewHost, UpdateHosts},
+    api::{Added, BootLog, BootRow, Done, HostCounters, HostRecovery, HostRow, NewHost, UpdateHosts},
     filter::Object,
     init::Timeline,
 };
@@ -29,6 +29,7 @@ pub(super) fn router() -> Router<Arc<Store>> {
         .route("/hosts/unblock", post(unblock))
         .route("/hosts/approve", post(approve))
         .route("/hosts/update", post(update))
+        .route("/hosts/recovery", post(recovery_keys))
         .route("/hosts/{id}/timeline", get(timeline))
 }
 
@@ -111,6 +112,25 @@ async fn update(
     let done = command.run(&store, work).await?;
     store.db.write(|tx| tx.rollouts_step()).await?;
     Ok(Json(done))
+}
+
+/// Shows recovery keys; that somebody saw them is written down first.
+async fn recovery_keys(
+    State(store): Shared,
+    Extension(Actor(actor)): Extension<Actor>,
+    params: Params,
+) -> Answer<Json<Vec<HostRecovery>>> {
+    let filter = params.filter(Object::Host)?;
+    let kept = store.db.write_quietly(move |tx| {
+        let kept = tx.recovery_keys(&filter)?;
+        for row in &kept {
+            let detail = format!("{}, volume {}", row.name, row.volume);
+            tx.event(&actor, "host.recovery", &format!("host {}", row.host), &detail)?;
+        }
+        Ok(kept)
+    });
+    let keys = kept.await?.into_iter().map(|row| recovery::open(&store.pki, row));
+    Ok(Json(keys.collect::<crate::error::Result<_>>()?))
 }
 
 /// Deletes nodes and ends their connections: they are not registered any more.

@@ -22,7 +22,7 @@ macro_rules! schemas {
 }
 
 schemas! {
-    ErrorBody Cluster Added Done Failed Keys ConfigEntry Ssl HostRow NewHost HostCounters OsfRow NewOsf NewUpload Upload
+    ErrorBody Cluster Added Done Failed Keys ConfigEntry Ssl HostRow NewHost HostCounters HostRecovery OsfRow NewOsf NewUpload Upload
     NewDi Import ImportState DiRow Tag UserRow NewUser Login Totp VmRow NewVm EditVm BlockVm VmCounters PropertyRow NewToken TokenKind Token
     EventRow HostUpdate UpdateHosts NodeImageRow NewNodeImage BootRow BootLog Versions Other Progress Refused Hardening
 }

@@ -66,6 +66,7 @@ pub const ALL: &[Route] = &[
     route("post", "/hosts/block", "Keeps new guests and logins away", F, None, 200, One("Done")),
     route("post", "/hosts/unblock", "Lets them in again", F, None, 200, One("Done")),
     route("post", "/hosts/approve", "Lets waiting nodes join", F, None, 200, One("Done")),
+    route("post", "/hosts/recovery", "Recovery keys of nodes' encrypted STATE; each key shown is an event", F, None, 200, Many("HostRecovery")),
     route("post", "/hosts/update", "Moves nodes to another version of their image", F, One("UpdateHosts"), 200, One("Done")),
     route("get", "/images", "Versions of the node's image", &[], None, 200, Many("NodeImageRow")),
     route("post", "/images", "Adds an update set that was uploaded", &[], One("NewNodeImage"), 201, One("NodeImageRow")),

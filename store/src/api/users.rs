@@ -96,7 +96,7 @@ async fn new_totp(
     let set = store.db.write(move |tx| {
         let account = account(tx, &login)?;
         let sealed = sealer.pki.seal(&totp::context(account.id), &secret[..])?;
-        tx.totp_set(account.id, Some(&totp::text(&sealed)))?;
+        tx.totp_set(account.id, Some(&secret::text(&sealed)))?;
         tx.event(&actor, "user.totp", &format!("user {}", account.id), &account.login)?;
         Ok(account)
     });

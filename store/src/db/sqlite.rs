@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_003.sql"),
     include_str!("schema_004.sql"),
     include_str!("schema_005.sql"),
+    include_str!("schema_006.sql"),
 ];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;

@@ -135,7 +135,7 @@ async fn check(store: &Store, attempt: Attempt, account: Option<Account>) -> Res
     let right = secret::verify(password, phc).await?;
     let Some(Account { id, login, .. }) = account.filter(|_| right) else { return Ok(Err(Refusal::BadLogin)) };
     let Some(code) = code else { return Ok(Err(Refusal::CodeNeeded)) };
-    let key = totp::bytes(&sealed).unwrap_or_default();
+    let key = secret::bytes(&sealed).unwrap_or_default();
     let key = store.pki.open(&totp::context(id), &key)?;
     let Some(step) = totp::step(&key, &code.0, store.db.clock().now_ms(), last) else {
         return Ok(Err(Refusal::BadCode));

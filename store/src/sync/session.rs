@@ -9,13 +9,14 @@ use crate::{
     db::{Holder, Node, Reported},
     error::{Result, chain},
     hub::QUEUE,
-    listen,
+    listen, recovery,
     store::Store,
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use model::{
     HostId, VmId, frame, key,
+    recovery::Escrow,
     state::UserState,
     sync::{Call, GuestReport, Hello, PROTO, Reply, SessionReport, ToNode, ToStore, Welcome},
 };
@@ -226,6 +227,7 @@ impl Session {
                 self.tell(ToNode::BootKept(boot));
                 Ok(())
             }
+            ToStore::Escrow(escrow) => self.escrow(escrow).await,
             ToStore::Timeline(json) => db.write_quietly(move |tx| tx.timeline_set(host, &json)).await,
             ToStore::Hello(_) | ToStore::Join(_) => {
                 warn!(node = self.node.name, "A node said Hello or Join a second time");
@@ -249,6 +251,26 @@ impl Session {
                 warn!(node = name(&self.node), guest = %vm, epoch, "Report refused: this node does not hold the guest in this epoch");
             }
         }
+        Ok(())
+    }
+
+    /// Acknowledged once it is kept: the node forgets it then.
+    async fn escrow(&mut self, Escrow { volume, key }: Escrow) -> Result<()> {
+        if !recovery::is_volume(&volume) {
+            warn!(node = name(&self.node), "A recovery key refused: it is for no volume");
+            return Ok(());
+        }
+        let (host, actor, of) = (self.node.id, name(&self.node), volume.clone());
+        let sealed = recovery::seal(&self.store.pki, host, &volume, &key)?;
+        let kept = self.store.db.write_quietly(move |tx| {
+            if tx.recovery_set(host, &of, &sealed)? {
+                tx.event(&actor, "host.escrow", &format!("host {host}"), &of)?;
+            }
+            Ok(())
+        });
+        kept.await?;
+        info!(node = name(&self.node), volume, "Recovery key kept");
+        self.tell(ToNode::Escrowed(volume));
         Ok(())
     }
 

@@ -11,9 +11,11 @@ use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use model::{
     UserId, VmId,
-    api::{Added, BootLog, BootRow, Done, HostRow, NewToken, Token, TokenKind, Totp, UserRow, VmRow},
+    api::{Added, BootLog, BootRow, Done, HostRecovery, HostRow, NewToken, Token, TokenKind, Totp, UserRow, VmRow},
     boot::{BootEnd, BootReport},
+    filter::Object,
     grant::Grant,
+    recovery::Escrow,
     state::{HostState, UserState, VmState, Want},
     sync::{Block, Call, GuestReport, Refusal, Reply, STORE_NAME, Secret, SessionReport, ToNode, ToStore},
 };
@@ -296,7 +298,7 @@ async fn a_user_with_one_time_codes_logs_in_with_each_of_them_once() {
     }
     let (mut link, ..) = machine.run(&world).await;
     let account = world.store().db.read(|tx| tx.account("ann")).await.expect("reads").expect("there");
-    let sealed = totp::bytes(&account.totp.expect("a secret").0).expect("base64");
+    let sealed = crate::secret::bytes(&account.totp.expect("a secret").0).expect("base64");
     let open = |user: u32| world.store().pki.open(&totp::context(UserId(user)), &sealed);
     let key = open(1).expect("opens");
     assert!(open(2).is_err(), "another user's");
@@ -514,4 +516,43 @@ async fn images_go_to_nodes_only_from_any_byte_on() {
     }
     machine.joined = None;
     assert_eq!(get(&machine, path, None).await.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_recovery_key_is_kept_sealed_and_each_reading_of_it_is_an_event() {
+    let world = World::start().await;
+    let machine = joined(&world, "node1").await;
+    let (mut link, ..) = machine.run(&world).await;
+    let (volume, text) = ("0f3ac09e-6f0b-4f4e-a9c5-0d1de2a4f9b1", "99998-99999-9999A-9999B-9999C-9999D-9999E");
+    let escrow = |volume: &str| {
+        let key = text.parse().expect("a key");
+        ToStore::Escrow(Escrow { volume: volume.to_owned(), key })
+    };
+    link.say(escrow("no volume")).await;
+    // A node that did not hear the first acknowledgement offers it again.
+    for _ in 0..2 {
+        link.say(escrow(volume)).await;
+        let heard = loop {
+            match link.hear().await.expect("a message") {
+                ToNode::Escrowed(of) => break of,
+                _ => continue,
+            }
+        };
+        assert_eq!(heard, volume);
+    }
+    let rows =
+        world.store().db.read(|tx| tx.recovery_keys(&Object::Host.filter("").expect("all"))).await.expect("reads");
+    assert_eq!(rows.len(), 1);
+    let sealed = crate::secret::bytes(&rows[0].sealed).expect("base64");
+    assert!(!String::from_utf8_lossy(&sealed).contains("9999"), "it lies open in the database");
+
+    let admin = Admin::new(world.qa());
+    let keys: Vec<HostRecovery> = admin.post("/hosts/recovery?filter=name=node1", &json!(null)).await;
+    assert_eq!((keys.len(), keys[0].key.text(), keys[0].volume.as_str()), (1, text, volume));
+    let none: Vec<HostRecovery> = admin.post("/hosts/recovery?filter=name=node2", &json!(null)).await;
+    assert!(none.is_empty());
+    let events: Vec<model::api::EventRow> = admin.get("/events").await;
+    let of = |what: &str| events.iter().filter(|event| event.what == what).count();
+    assert_eq!((of("host.escrow"), of("host.recovery")), (1, 1));
+    assert!(!format!("{events:?}").contains("9999"));
 }

@@ -27,6 +27,7 @@ mod backoff;
 mod board;
 mod clock;
 mod dial;
+mod escrow;
 mod grant;
 mod guests;
 mod identity;

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     board::{Abort, Board, Sessions},
     dial::{DialError, StoreWire},
+    escrow::Escrowed,
     guests::Reports,
     identity::Member,
     load::Meter,
@@ -74,6 +75,8 @@ pub struct Link<'a> {
     pub timeline: PathBuf,
     /// Boots that the store is to know of.
     pub boots: Teller,
+    /// Recovery key that the store must have.
+    pub recovery: Escrowed,
 }
 
 /// What the store was told last.
@@ -130,6 +133,9 @@ impl Link<'_> {
         versions.mark_changed();
         let mut beat = self.beats();
         self.tell_boot().await?;
+        if let Some(escrow) = self.recovery.pending() {
+            self.send(&ToStore::Escrow(escrow)).await?;
+        }
         loop {
             // Before the reports: those read below are then at least as new.
             let known = self.able.borrow_and_update().is_ok();
@@ -199,6 +205,7 @@ impl Link<'_> {
                 self.boots.kept(boot).await;
                 self.tell_boot().await?;
             }
+            ToNode::Escrowed(volume) => self.recovery.forget(&volume),
             ToNode::Welcome(_) | ToNode::Refused(_) | ToNode::JoinPending | ToNode::Joined(_) => {
                 tracing::warn!("The store said something out of turn; ignored");
             }

@@ -19,6 +19,7 @@ use crate::{
     backoff::Backoff,
     board::Board,
     dial,
+    escrow::Escrowed,
     guests::Reports,
     identity::{Member, NodeKey},
     init::Init,
@@ -137,6 +138,7 @@ impl Cluster {
             able: &mut self.able,
             timeline: self.paths.at(model::paths::TIMELINE),
             boots: boots::Teller::new(Boots::at(self.paths.at(model::paths::BOOTS)), load::boot_id()),
+            recovery: Escrowed::at(self.paths.at(model::paths::RECOVERY)),
         };
         let (error, talked) = link.run(hello, member).await;
         if talked {

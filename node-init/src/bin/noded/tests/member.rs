@@ -5,6 +5,7 @@ use crate::identity::Member;
 use model::{
     UserId, VmId,
     boot::BootEnd,
+    recovery::Escrow,
     state::{UserState, VmState},
     sync::{Call, GuestReport, Refusal, Reply, SessionReport, ToNode, ToStore},
 };
@@ -222,4 +223,29 @@ async fn a_certificate_of_another_ca_or_for_another_key_is_not_kept() {
     let line = soon(node.console()).await;
     assert!(line.contains("its CA is not that of this node's cluster"), "{line}");
     assert_eq!(Member::load(&node.paths).expect("reads"), None);
+}
+
+#[tokio::test]
+async fn the_recovery_key_is_offered_at_each_link_until_the_store_has_it() {
+    let store = FakeStore::start().await;
+    let node = Node::boot(store.seed(Some("t0ken")));
+    let path = node.paths.at(model::paths::RECOVERY);
+    let key = "99998-99999-9999A-9999B-9999C-9999D-9999E".parse().expect("a key");
+    let escrow = Escrow { volume: "v".into(), key };
+    std::fs::write(&path, serde_json::to_vec(&escrow).expect("text")).expect("written");
+    joined(&store, &node).await;
+    let offered = |word| matches!(word, ToStore::Escrow(offered) if offered == escrow).then_some(());
+    let (mut peer, _) = soon(store.let_in()).await;
+    soon(peer.until(offered)).await;
+    drop(peer);
+    let (mut peer, _) = soon(store.let_in()).await;
+    soon(peer.until(offered)).await;
+    assert!(path.exists(), "nobody has said that the store has it");
+    peer.send(&ToNode::Escrowed("v".into())).await;
+    soon(async {
+        while path.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }

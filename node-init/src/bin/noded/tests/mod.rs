@@ -62,7 +62,7 @@ impl Node {
         let (_, uplink) = watch::channel(Some(Uplink { link, mac, address, dns: vec![], ntp: vec![] }));
         let cluster = Cluster {
             paths: paths.clone(),
-            seed: Seed { store: seed, node: None, network: None },
+            seed: Seed { store: seed, node: None, network: None, state: None },
             ca,
             key: key.clone(),
             board: board.clone(),
