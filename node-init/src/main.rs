@@ -10,6 +10,7 @@ mod devices;
 mod fail;
 mod kmsg;
 mod supervise;
+mod tpm;
 mod variant;
 mod watchdog;
 mod words;

@@ -14,6 +14,7 @@ mod settings;
 mod smbios;
 mod state;
 mod trial;
+mod vault;
 mod verity_root;
 
 pub use cgroups::Cgroups;
@@ -81,7 +82,7 @@ pub fn boot() -> Result<Infallible, Failure> {
         disk::of_root(&cmdline).map(|disk| (cmdline, disk))
     })?;
     words::introduce(&hex(&cmdline.verity.root)); // for a panic before there is a record of this boot
-    let state = phases.run("state", STATE, || state::open(&disk))?;
+    let state = phases.run("state", STATE, || state::open(&disk, &mounted))?;
     let hardening = phases.run("hardening", SHORT, || Ok(hardening::check(&state)))?; // the last mount is there
     phases.hardened(hardening);
     let root = hex(&cmdline.verity.root);
@@ -90,6 +91,10 @@ pub fn boot() -> Result<Infallible, Failure> {
     let version_of = move |root: &str| trial::version_of(&of_words.0, &of_words.1, root);
     let words = Words::record(&state, &root, version_of); // goes on beside us
     let seed = phases.run("seed", SHORT, || seed::find(&mounted))?;
+    // What cannot be read `noded` tells.
+    if let Some(seed) = seed.and_then(|_| seed::parsed().ok()) {
+        state.tell_mismatch(&seed);
+    }
     phases.run("last-words", SHORT, || {
         words.collected(LAST_WORDS);
         Ok(())
@@ -99,4 +104,13 @@ pub fn boot() -> Result<Infallible, Failure> {
     let (timeline, watchdog) = phases.finish();
     let machine = supervise::Machine { timeline, cgroups, devices, watchdog, words };
     supervise::run(machine, state, seed, look)
+}
+
+/// Random bytes, by the kernel.
+fn random<const N: usize>() -> Result<[u8; N], sys::Error> {
+    use std::io::Read;
+    let mut bytes = [0; N];
+    let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+    random.map_err(sys::Error::of("read", "/dev/urandom"))?;
+    Ok(bytes)
 }

@@ -56,6 +56,20 @@ pub enum BootError {
         /// What it takes.
         need_mib: u64,
     },
+    /// The seed, which says how STATE is to be made or opened.
+    #[error(transparent)]
+    Seed(#[from] node_init::seed_text::Wrong),
+    /// STATE is to be encrypted, and nothing can seal its key.
+    #[error("The seed asks for an encrypted STATE. Nothing was formatted")]
+    NoTpm(#[source] crate::tpm::TpmError),
+    /// STATE is encrypted, and does not open.
+    #[error("STATE on {device} is encrypted and does not open")]
+    Locked {
+        /// The partition.
+        device: String,
+        /// Why not.
+        source: super::vault::VaultError,
+    },
     /// STATE is there and cannot be read.
     #[error("STATE on {device} cannot be read, and is never formatted")]
     State {
@@ -75,6 +89,16 @@ impl BootError {
             Self::NoRoot { .. } => "Check that the disk is connected, and that the image was written to it whole.",
             Self::Table { .. } => "The disk may be failing. Check it, or write the image to another one.",
             Self::NoRoom { .. } => "Use a larger disk, or remove the partitions behind the root's.",
+            Self::Seed(_) => "Correct the seed: STATE is not made or opened before it can be read.",
+            Self::NoTpm(_) => {
+                "Enable the TPM 2.0 in the firmware's setup, or take state.encryption = \"tpm\" out of the seed: STATE is \
+                 then made unencrypted."
+            }
+            Self::Locked { .. } => {
+                "Undo the change. Or put the recovery key ('qa host recovery' prints it) into the seed as \
+                 state.recovery-key: the next boot opens STATE by it, and seals a new key. To give its data up, delete \
+                 the partition 'roost-state'."
+            }
             Self::State { .. } => {
                 "Its data may be precious: connect the disk to another machine and run e2fsck on the partition. \
                  To give the data up, delete the partition 'roost-state'; the next boot makes a new one."

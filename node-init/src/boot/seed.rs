@@ -7,6 +7,7 @@ use super::smbios;
 use crate::fail::chain;
 use image::fat::{FatError, FatReader};
 use model::{paths, seed};
+use node_init::seed_text;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -49,6 +50,17 @@ pub fn find(_: &Mounted) -> Result<Option<Source>, BootError> {
     }
     tracing::warn!("No seed found");
     Ok(None)
+}
+
+/// Finds the seed and reads it, for what must be known before STATE is there: none when there is none yet.
+pub fn read(mounted: &Mounted) -> Result<Option<seed::Seed>, BootError> {
+    find(mounted)?.map(|_| parsed()).transpose()
+}
+
+/// Reads the seed that was written down.
+pub fn parsed() -> Result<seed::Seed, BootError> {
+    let text = std::fs::read_to_string(paths::SEED).map_err(sys::Error::of("read", paths::SEED))?;
+    Ok(seed_text::parse(&text)?)
 }
 
 /// It holds a token: for root alone.

@@ -5,10 +5,12 @@
 //! that cannot be read is a failure for a person to look at.
 
 use super::disk::{Disk, Table};
-use super::ext4;
+use super::mounts::Mounted;
 use super::phases::BootError;
+use super::vault::{self, Maker, Opened};
+use super::{ext4, random};
 use image::gpt::{Partition, STATE, STATE_NEW, StatePlan};
-use std::fs::File;
+use model::seed::Seed;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use sys::mount::{MsFlags, mount};
@@ -22,35 +24,59 @@ const FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags
 
 /// Proof that STATE is mounted.
 #[derive(Debug)]
-pub struct State(());
+pub struct State {
+    encrypted: bool,
+}
+
+impl State {
+    /// Tells what the seed says of STATE in vain: it is made once.
+    pub fn tell_mismatch(&self, seed: &Seed) {
+        vault::tell_mismatch(self.encrypted, seed);
+    }
+}
 
 /// Finds STATE, or makes it, and mounts it.
-pub fn open(disk: &Disk) -> Result<State, BootError> {
+pub fn open(disk: &Disk, mounted: &Mounted) -> Result<State, BootError> {
     let mut table = disk.table()?;
     let plan = table.gpt.plan_state(MIN_BYTES).map_err(table.failed("understand"))?;
-    let grown = match &plan {
-        StatePlan::Use(_) => grow(&mut table)?,
-        StatePlan::Format(part) => finish(disk, &mut table, part).map(|()| false)?,
-        StatePlan::Make { .. } => make(disk, &mut table).map(|()| false)?,
+    let encrypted = match plan {
+        StatePlan::Use(part) => go_on(disk, &mut table, &part, mounted)?,
+        StatePlan::Format(part) => {
+            let maker = vault::wished(mounted)?;
+            finish(disk, &mut table, &part, maker)?
+        }
+        StatePlan::Make { .. } => {
+            let maker = vault::wished(mounted)?; // before anything is changed
+            let part = add(&mut table)?;
+            finish(disk, &mut table, &part, maker)?
+        }
         StatePlan::NoRoom { free, needed } => {
             let (disk, free_mib, need_mib) = (disk.node.display().to_string(), free >> 20, needed >> 20);
             return Err(BootError::NoRoom { disk, free_mib, need_mib });
         }
     };
-    let number = table.gpt.find(STATE).map_err(table.failed("find STATE in"))?.number;
-    let device = node(disk, number)?;
-    let unreadable = |source| BootError::State { device: device.display().to_string(), source };
-    let attach = || mount(&device, model::paths::STATE, "ext4", FLAGS, "prjquota");
-    let known_good = !matches!(plan, StatePlan::Use(_)) || ext4::is_clean(&device);
+    std::fs::create_dir_all(model::paths::LOG).map_err(sys::Error::of("create", model::paths::LOG))?;
+    Ok(State { encrypted })
+}
+
+/// Mounts a STATE that is there; says whether it is encrypted.
+fn go_on(disk: &Disk, table: &mut Table, part: &Partition, mounted: &Mounted) -> Result<bool, BootError> {
+    let grown = grow(table)?;
+    // Opened after the partition has grown, so that the volume in it has.
+    let Opened { device, encrypted } = vault::open(node(disk, part.number)?, mounted)?;
     // A file system may call itself clean and be damaged where only the mount looks.
-    if !known_good || attach().is_err() {
-        check(&device).and_then(|()| attach()).map_err(unreadable)?;
+    if !ext4::is_clean(&device) || attach(&device).is_err() {
+        let unreadable = |source| BootError::State { device: device.display().to_string(), source };
+        check(&device).and_then(|()| attach(&device)).map_err(unreadable)?;
     }
     if grown {
         grow_file_system(&device);
     }
-    std::fs::create_dir_all(model::paths::LOG).map_err(sys::Error::of("create", model::paths::LOG))?;
-    Ok(State(()))
+    Ok(encrypted)
+}
+
+fn attach(device: &Path) -> Result<(), sys::Error> {
+    mount(device, model::paths::STATE, "ext4", FLAGS, "prjquota")
 }
 
 /// Lets STATE have what the disk has gained; says whether it did.
@@ -63,20 +89,31 @@ fn grow(table: &mut Table) -> Result<bool, BootError> {
     Ok(grown.is_some())
 }
 
-fn make(disk: &Disk, table: &mut Table) -> Result<(), BootError> {
+fn add(table: &mut Table) -> Result<Partition, BootError> {
     let part = table.gpt.add_state(random_uuid()?).map_err(table.failed("change"))?;
     table.write()?;
     sys::block::add_partition(&table.disk, part.number, part.start, part.len)?;
-    finish(disk, table, &part)
+    Ok(part)
 }
 
-/// Formats what this boot or one that was cut short has made, and only then gives it its name.
-fn finish(disk: &Disk, table: &mut Table, part: &Partition) -> Result<(), BootError> {
-    format(&node(disk, part.number)?)?;
+/// Formats and mounts what this boot or one that was cut short has made, and only then gives it its name: whatever a
+/// power cut leaves before that, the next boot makes all of it again. Says whether it is encrypted.
+fn finish(disk: &Disk, table: &mut Table, part: &Partition, maker: Option<Maker>) -> Result<bool, BootError> {
+    let partition = node(disk, part.number)?;
+    let vault = maker.map(|maker| maker.make(&partition)).transpose()?;
+    if vault.is_none() {
+        vault::forget(&partition)?;
+    }
+    let device = vault.as_ref().map_or(&partition, |vault| &vault.device);
+    format(device)?;
+    attach(device).map_err(|source| BootError::State { device: device.display().to_string(), source })?;
+    if let Some(vault) = &vault {
+        vault.keep_recovery_key()?;
+    }
     table.gpt.rename(STATE_NEW, STATE).map_err(table.failed("change"))?;
     table.write()?;
-    tracing::info!(number = part.number, "Made STATE");
-    Ok(())
+    tracing::info!(number = part.number, encrypted = vault.is_some(), "Made STATE");
+    Ok(vault.is_some())
 }
 
 fn node(disk: &Disk, number: u32) -> Result<PathBuf, sys::Error> {
@@ -89,11 +126,7 @@ fn node(disk: &Disk, number: u32) -> Result<PathBuf, sys::Error> {
 }
 
 fn random_uuid() -> Result<uuid::Uuid, sys::Error> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    let random = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
-    random.map_err(sys::Error::of("read", "/dev/urandom"))?;
-    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    Ok(uuid::Builder::from_random_bytes(random()?).into_uuid())
 }
 
 /// Project quotas limit homes and writable layers. What can be written later the kernel writes later: a large disk
