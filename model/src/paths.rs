@@ -25,6 +25,8 @@ pub const RUN_VIEWS: &str = "/run/roost/views";
 
 /// The STATE partition.
 pub const STATE: &str = "/state";
+/// The format of what is on STATE (JSON); none: the first.
+pub const STATE_FORMAT: &str = "/state/format.json";
 /// The node's key, certificate and the cluster CA. Mode 0700.
 pub const IDENTITY: &str = "/state/identity";
 /// Copy of the seed that the store last welcomed this node with, without its token: for a boot that finds no seed.

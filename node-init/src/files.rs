@@ -13,6 +13,12 @@ pub fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
+/// Bytes that are free where this folder lies.
+pub fn free(folder: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
 /// Replaces a file so that after a power cut it holds either the old bytes or the new ones.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;

@@ -5,3 +5,4 @@ pub mod files;
 pub mod redact;
 pub mod release;
 pub mod seed_text;
+pub mod state_format;

@@ -20,6 +20,15 @@ fn a_node_comes_back_by_itself_from_a_kernel_that_panics() -> Result<()> {
     ensure!(reason.contains("left no word"), "{reason}");
     let panics = node.machine.console().text()?.matches("Kernel panic").count();
     ensure!(panics >= 3, "a version has three tries, and panicked {panics} times");
+
+    // The program that should be the node daemon cannot even be asked whether this node's STATE is any good to it.
+    let noded = "name = \"noded\"\npath = \"/usr/lib/roost/noded\"";
+    node.offer(&artifact(&forge.node_with("3.0", noded, &noded.replacen("noded", "node-init", 1))?, "set"))?;
+    node.order("3.0")?;
+    let told = node.wait("3.0 refused untried", |v| v["update"]["step"] == "refused")?;
+    let detail = told["versions"]["update"]["detail"].as_str().unwrap_or_default();
+    ensure!(detail.contains("was asked to read this node's STATE before it is installed, and failed"), "{detail}");
+    ensure!(told["versions"]["running"] == "1.0", "{told}");
     Ok(())
 }
 
@@ -38,9 +47,9 @@ fn a_node_comes_back_by_itself_from_whatever_else_is_bad_and_takes_the_next_good
     let hung = node.machine.console().text()?.matches("phase 'find-root' hangs").count();
     ensure!(hung == 3, "a version has three tries, and hung {hung} times");
 
-    // The program that should be the node daemon says how it is used, and ends.
-    let noded = "name = \"noded\"\npath = \"/usr/lib/roost/noded\"";
-    let reason = try_bad(&mut node, &forge, "3.0", noded, &noded.replacen("noded", "node-init", 1))?;
+    // Its node daemon ends as often as it is started.
+    let crashes = format!("{CMDLINE} roost.chaos roost.chaos.fail=noded");
+    let reason = try_bad(&mut node, &forge, "3.0", CMDLINE, &crashes)?;
     ensure!(reason.contains("the node daemon said nothing; the node daemon ended "), "{reason}");
 
     // All is installed that guests need, and none starts.

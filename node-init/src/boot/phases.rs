@@ -70,6 +70,9 @@ pub enum BootError {
         /// Why not.
         source: super::vault::VaultError,
     },
+    /// STATE was written by another version.
+    #[error(transparent)]
+    Format(#[from] node_init::state_format::FormatError),
     /// STATE is there and cannot be read.
     #[error("STATE on {device} cannot be read, and is never formatted")]
     State {
@@ -98,6 +101,10 @@ impl BootError {
                 "Undo the change. Or put the recovery key ('qa host recovery' prints it) into the seed as \
                  state.recovery-key: the next boot opens STATE by it, and seals a new key. To give its data up, delete \
                  the partition 'roost-state'."
+            }
+            Self::Format(_) => {
+                "Boot the other version, which the boot loader does by itself after some tries, or write an image of a \
+                 version that reads it."
             }
             Self::State { .. } => {
                 "Its data may be precious: connect the disk to another machine and run e2fsck on the partition. \

@@ -11,6 +11,7 @@ use super::vault::{self, Maker, Opened};
 use super::{ext4, random};
 use image::gpt::{Partition, STATE, STATE_NEW, StatePlan};
 use model::seed::Seed;
+use node_init::state_format;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use sys::mount::{MsFlags, mount};
@@ -55,6 +56,7 @@ pub fn open(disk: &Disk, mounted: &Mounted) -> Result<State, BootError> {
             return Err(BootError::NoRoom { disk, free_mib, need_mib });
         }
     };
+    state_format::check(Path::new(model::paths::STATE_FORMAT))?;
     std::fs::create_dir_all(model::paths::LOG).map_err(sys::Error::of("create", model::paths::LOG))?;
     Ok(State { encrypted })
 }
@@ -110,6 +112,7 @@ fn finish(disk: &Disk, table: &mut Table, part: &Partition, maker: Option<Maker>
     if let Some(vault) = &vault {
         vault.keep_recovery_key()?;
     }
+    state_format::mark_new().map_err(sys::Error::of("write", model::paths::STATE_FORMAT))?;
     table.gpt.rename(STATE_NEW, STATE).map_err(table.failed("change"))?;
     table.write()?;
     tracing::info!(number = part.number, encrypted = vault.is_some(), "Made STATE");

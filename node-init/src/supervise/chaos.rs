@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const WORD: &str = "roost.chaos";
+/// Followed by the name of a service that is killed whenever it runs, so that a version can be made that crashes.
+const FAIL: &str = "roost.chaos.fail=";
 /// Followed by the name of a phase in the initrd that never ends, so that a version can be made that hangs.
 const HANG_IN: &str = "roost.chaos.hang=";
 const PORTS: &str = "/sys/class/virtio-ports";
@@ -38,12 +40,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, Default)]
 pub struct Chaos {
     hang: Arc<AtomicBool>,
+    fails: Option<String>,
 }
 
 impl Chaos {
     /// Listens when, and only when, the machine was booted for it.
     pub fn start(console: &Console) -> Self {
-        let chaos = Self::default();
+        let mut chaos = Self::default();
         let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         match judge(&cmdline, std::fs::read(SECURE_BOOT)) {
             Verdict::Off => {}
@@ -54,6 +57,7 @@ impl Chaos {
             Verdict::On => {
                 tracing::error!("Faults are taken on request: this is no node to work on");
                 console.line("  CHAOS: this node takes faults on request. Never work on it.");
+                chaos.fails = word_of(&cmdline, FAIL);
                 let of_thread = chaos.clone();
                 let started = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || of_thread.serve());
                 if let Err(e) = started {
@@ -68,6 +72,14 @@ impl Chaos {
     pub fn maybe_hang(&self) {
         while self.hang.load(Ordering::Relaxed) {
             std::thread::park();
+        }
+    }
+
+    /// Kills the service that shall not hold.
+    pub fn maybe_fail(&self) {
+        for pid in self.fails.iter().flat_map(|name| pids(Path::new("/proc"), name)) {
+            // One that has just ended is as good.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
     }
 
@@ -122,11 +134,11 @@ impl Chaos {
 /// image's own, and an image can only hang itself.
 pub fn hang_in() -> Option<String> {
     let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    (judge(&cmdline, std::fs::read(SECURE_BOOT)) == Verdict::On).then(|| phase_of(&cmdline)).flatten()
+    (judge(&cmdline, std::fs::read(SECURE_BOOT)) == Verdict::On).then(|| word_of(&cmdline, HANG_IN)).flatten()
 }
 
-fn phase_of(cmdline: &str) -> Option<String> {
-    cmdline.split_whitespace().find_map(|word| word.strip_prefix(HANG_IN)).map(str::to_owned)
+fn word_of(cmdline: &str, key: &str) -> Option<String> {
+    cmdline.split_whitespace().find_map(|word| word.strip_prefix(key)).map(str::to_owned)
 }
 
 #[derive(Debug, PartialEq)]
@@ -237,9 +249,11 @@ mod tests {
     }
 
     #[test]
-    fn the_phase_that_hangs_is_named() {
-        assert_eq!(phase_of("quiet roost.chaos roost.chaos.hang=find-root panic=2").as_deref(), Some("find-root"));
-        assert_eq!(phase_of("quiet roost.chaos"), None);
+    fn what_hangs_and_what_fails_is_named() {
+        let cmdline = "quiet roost.chaos roost.chaos.hang=find-root roost.chaos.fail=noded panic=2";
+        assert_eq!(word_of(cmdline, HANG_IN).as_deref(), Some("find-root"));
+        assert_eq!(word_of(cmdline, FAIL).as_deref(), Some("noded"));
+        assert_eq!(word_of("quiet roost.chaos", HANG_IN), None);
     }
 
     #[test]

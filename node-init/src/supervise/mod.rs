@@ -182,6 +182,7 @@ impl Supervisor {
         let now = sys::boottime::now();
         self.words.turns();
         self.chaos.maybe_hang();
+        self.chaos.maybe_fail();
         self.hear_signals(now)?;
         self.reap(now)?;
         self.mind_hardware(now);

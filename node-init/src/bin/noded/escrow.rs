@@ -40,7 +40,7 @@ impl Escrowed {
 
     /// The store has the key of this volume: the node forgets its own.
     pub fn forget(&self, volume: &str) {
-        if !self.pending().is_some_and(|escrow| escrow.volume == volume) {
+        if self.pending().is_none_or(|escrow| escrow.volume != volume) {
             tracing::warn!(volume, "The store keeps a recovery key that this node did not offer");
             return;
         }

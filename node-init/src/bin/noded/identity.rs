@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -63,18 +63,25 @@ pub struct NodeKey(KeyPair);
 impl NodeKey {
     /// Reads the key, or makes it when there is none yet.
     pub fn load_or_make(paths: &Paths) -> Result<Self, IdentityError> {
-        let dir = paths.at(paths::IDENTITY);
-        let path = dir.join("key.pem");
+        Self::load(paths)?.map_or_else(|| Self::make(paths), Ok)
+    }
+
+    /// Reads the key; none when there is none yet.
+    pub fn load(paths: &Paths) -> Result<Option<Self>, IdentityError> {
+        let path = key_path(paths);
         match std::fs::read_to_string(&path) {
-            Ok(text) => KeyPair::from_pem(&text).map(Self).map_err(|source| IdentityError::Key { path, source }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::make(&dir, path),
+            Ok(text) => match KeyPair::from_pem(&text) {
+                Ok(key) => Ok(Some(Self(key))),
+                Err(source) => Err(IdentityError::Key { path, source }),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(IdentityError::File { path, source }),
         }
     }
 
-    fn make(dir: &Path, path: PathBuf) -> Result<Self, IdentityError> {
-        let key = KeyPair::generate()?;
-        files::make_dir(dir, 0o700)
+    fn make(paths: &Paths) -> Result<Self, IdentityError> {
+        let (key, path) = (KeyPair::generate()?, key_path(paths));
+        files::make_dir(&paths.at(paths::IDENTITY), 0o700)
             .and_then(|()| files::replace(&path, key.serialize_pem().as_bytes(), 0o600))
             .map_err(|source| IdentityError::File { path, source })?;
         tracing::info!(fingerprint = %fingerprint(&key.subject_public_key_info()), "Made this node's key");
@@ -178,6 +185,10 @@ pub fn pem(der: &CertificateDer) -> String {
     let lines: Vec<&str> =
         text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+fn key_path(paths: &Paths) -> PathBuf {
+    paths.at(paths::IDENTITY).join("key.pem")
 }
 
 fn member_path(paths: &Paths) -> PathBuf {

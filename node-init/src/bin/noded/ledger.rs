@@ -6,13 +6,17 @@
 
 use crate::files;
 use crate::paths::Paths;
+use crate::report::chain;
+use anyhow::Context;
 use model::{Digest, paths, sync::Desired};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{io, path::PathBuf};
 
 const FILES: [&str; 2] = ["a", "b"];
-const MAGIC: &str = "roost-ledger-1";
+const MAGIC: &str = "roost-ledger-";
+/// Version of the file's form, behind [`MAGIC`].
+const FORM: &str = "1";
 
 /// What is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +43,20 @@ pub struct LedgerError {
     pub source: io::Error,
 }
 
+/// Why a copy is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A crash, or a bad disk.
+    #[error("is damaged")]
+    Damaged,
+    /// Another version wrote it.
+    #[error("has form {0}, expected {FORM}")]
+    Form(String),
+    /// It is whole, and says what this version does not know.
+    #[error("is whole, and makes no sense to this version")]
+    Unknown(#[source] serde_json::Error),
+}
+
 /// The two copies.
 #[derive(Debug)]
 pub struct Ledger {
@@ -59,6 +77,22 @@ impl Ledger {
         }
     }
 
+    /// Whether this version understands what is there; a damaged copy is no version's fault. The error names the copy.
+    pub fn rehearse(paths: &Paths) -> anyhow::Result<()> {
+        for path in FILES.map(|name| paths.at(paths::LEDGER).join(name)) {
+            let text = match std::fs::read(&path) {
+                Ok(text) => text,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e).with_context(|| format!("Cannot read {}", path.display())),
+            };
+            match from_text(&text) {
+                Ok(_) | Err(Unusable::Damaged) => {}
+                Err(e) => return Err(e).with_context(|| format!("The ledger {}", path.display())),
+            }
+        }
+        Ok(())
+    }
+
     /// Writes an entry over the older copy. Blocks until it is on disk.
     pub fn write(&mut self, entry: &Entry) -> Result<(), LedgerError> {
         let (generation, slot) = (self.generation + 1, 1 - self.newest);
@@ -73,7 +107,7 @@ impl Ledger {
 
 fn to_text(generation: u64, entry: &Entry) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(entry)?;
-    let mut text = format!("{MAGIC} {generation} {}\n", checksum(generation, &body)).into_bytes();
+    let mut text = format!("{MAGIC}{FORM} {generation} {}\n", checksum(generation, &body)).into_bytes();
     text.extend(body);
     Ok(text)
 }
@@ -91,22 +125,29 @@ fn read(path: &std::path::Path) -> Option<(u64, Entry)> {
             return None;
         }
     };
-    let entry = from_text(&text);
-    if entry.is_none() {
-        tracing::warn!(path = %path.display(), "A copy of the ledger is damaged and not used");
-    }
-    entry
+    from_text(&text)
+        .inspect_err(|error| {
+            tracing::warn!(path = %path.display(), error = %chain(error), "A copy of the ledger is not used");
+        })
+        .ok()
 }
 
-fn from_text(text: &[u8]) -> Option<(u64, Entry)> {
-    let end = text.iter().take(200).position(|b| *b == b'\n')?;
-    let mut words = std::str::from_utf8(&text[..end]).ok()?.split(' ');
-    (words.next()? == MAGIC).then_some(())?;
-    let generation: u64 = words.next()?.parse().ok()?;
-    let sum: Digest = words.next()?.parse().ok()?;
+fn from_text(text: &[u8]) -> Result<(u64, Entry), Unusable> {
+    let end = text.iter().take(200).position(|b| *b == b'\n').ok_or(Unusable::Damaged)?;
+    let head = std::str::from_utf8(&text[..end]).ok().and_then(|head| head.strip_prefix(MAGIC));
+    let mut words = head.ok_or(Unusable::Damaged)?.split(' ');
+    let form = words.next().unwrap_or_default();
+    if form != FORM && form.parse::<u32>().is_ok() {
+        return Err(Unusable::Form(form.to_owned()));
+    }
     let body = &text[end + 1..];
-    (checksum(generation, body) == sum).then_some(())?;
-    Some((generation, serde_json::from_slice(body).ok()?))
+    let (generation, sum) = (words.next().and_then(|w| w.parse().ok()), words.next().and_then(|w| w.parse().ok()));
+    match (generation, sum) {
+        (Some(generation), Some(sum)) if form == FORM && checksum(generation, body) == sum => {
+            Ok((generation, serde_json::from_slice(body).map_err(Unusable::Unknown)?))
+        }
+        _ => Err(Unusable::Damaged),
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +186,29 @@ mod tests {
         assert_eq!(found, Some(entry(1)));
         ledger.write(&entry(9)).expect("writes");
         assert_eq!(Ledger::open(&paths).1, Some(entry(9)));
+    }
+
+    #[test]
+    fn another_versions_ledger_is_told_from_a_damaged_one() {
+        let (_dir, paths) = written(2);
+        let path = paths.at(paths::LEDGER).join("b");
+        let good = std::fs::read(&path).expect("reads");
+        let whole = |body: &str| format!("{MAGIC}1 5 {}\n{body}", checksum(5, body.as_bytes()));
+        for (text, expect) in [
+            (String::from_utf8(good).expect("text"), None),
+            (String::new(), None),
+            ("roost-ledger-x 5 6\n{}".to_owned(), None),
+            (whole("{}").replace("-1 5", "-1 6"), None),
+            ("roost-ledger-2 anything\n".to_owned(), Some("has form 2, expected 1")),
+            (whole(r#"{"cluster":7}"#), Some("is whole, and makes no sense to this version")),
+        ] {
+            std::fs::write(&path, &text).expect("written");
+            let found = Ledger::rehearse(&paths).map_err(|e| format!("{e:#}"));
+            match expect {
+                None => found.expect("goes on"),
+                Some(saying) => assert!(found.as_ref().is_err_and(|e| e.contains(saying)), "{text}: {found:?}"),
+            }
+        }
     }
 
     /// What may happen to a file in a crash, or on a bad disk.

@@ -78,6 +78,11 @@ fn main() -> ExitCode {
     {
         return guests::probe::inside::run(gateway);
     }
+    if let [word, state] = words.as_slice()
+        && word == update::rehearsal::inside::WORD
+    {
+        return update::rehearsal::inside::run(state);
+    }
     // First, while nothing else can have taken the descriptor's number.
     let channel = Init::inherited();
     log_to_stderr();

@@ -105,6 +105,14 @@ fn read(path: &Path) -> Result<Seed, SeedError> {
     Ok(parse(&text)?)
 }
 
+/// Whether this version understands the copy on STATE, if there is one.
+pub fn rehearse(paths: &Paths) -> Result<(), SeedError> {
+    match read(&paths.at(SEED_COPY)) {
+        Err(SeedError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        read => read.map(drop),
+    }
+}
+
 /// The cluster that a seed leads to.
 fn cluster(seed: &Seed, pin: Option<Digest>) -> Result<Digest, SeedError> {
     match (seed.store.ca, pin) {

@@ -6,6 +6,7 @@ use image::{
     set::SetError,
     slot::{Refusal, SlotError},
 };
+use node_init::state_format::FormatError;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -66,6 +67,28 @@ pub enum UpdateError {
     /// The ESP could not be read.
     #[error("The ESP cannot be read")]
     Esp(#[source] FatError),
+    /// STATE cannot be understood.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The new version cannot go on with this node's STATE.
+    #[error("Version {version} was asked to read this node's STATE before it is installed, and failed: {said}")]
+    Rehearsal {
+        /// Which.
+        version: String,
+        /// Its own words.
+        said: String,
+    },
+    /// STATE is full.
+    #[error("The update needs {needed_mib} MiB on STATE, {free_mib} are free: remove guests or images")]
+    NoRoom {
+        /// To be written.
+        needed_mib: u64,
+        /// There.
+        free_mib: u64,
+    },
+    /// A kernel call.
+    #[error(transparent)]
+    Sys(#[from] sys::Error),
     /// Not now, or never.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -97,7 +120,11 @@ impl UpdateError {
                 !matches!(error, SetError::ClockBehind { .. } | SetError::Read { .. } | SetError::Differs { .. })
             }
             Self::Refused(refusal) => !matches!(refusal, Refusal::OnTrial { .. }),
-            Self::OtherVersion { .. } | Self::NoKeys(_) | Self::Keys(_) | Self::NotFromDisk => true,
+            Self::Rehearsal { .. }
+            | Self::OtherVersion { .. }
+            | Self::NoKeys(_)
+            | Self::Keys(_)
+            | Self::NotFromDisk => true,
             _ => false,
         }
     }

@@ -13,6 +13,7 @@ mod bless;
 mod disk;
 mod error;
 mod record;
+pub mod rehearsal;
 mod source;
 mod stage;
 mod words;
@@ -32,6 +33,7 @@ use model::{
     state::{SlotState, UpdateStep},
     update::{Other, Progress, Update, Versions},
 };
+use node_init::state_format;
 use record::{Attempt, Book};
 use source::Source;
 use stage::{Half, Staged, Terms};
@@ -54,6 +56,8 @@ struct Updater {
     book: Book,
     /// What is here whole.
     staged: Option<(Digest, Staged)>,
+    /// Format of STATE, which PID 1 has looked at.
+    state_format: u32,
     /// A set that is none for this node, and why.
     unfit: Option<(Digest, String)>,
     /// When the node's turn began.
@@ -91,7 +95,9 @@ impl Updater {
         running: Running,
     ) -> Result<Self, UpdateError> {
         let book = Book::open(&paths).map_err(UpdateError::disk(&paths.at(model::paths::UPDATE)))?;
+        let state_format = state_format::check(&paths.at(model::paths::STATE_FORMAT))?;
         let mut updater = Self {
+            state_format,
             board,
             init,
             store,
@@ -280,7 +286,13 @@ impl Updater {
         let keys = std::fs::read(TRUST_PATH).map_err(UpdateError::NoKeys)?;
         let keys = Keys::from_json(&keys).map_err(UpdateError::Keys)?;
         let cluster = self.board.member.borrow().as_ref().map(|member| member.cluster());
-        let terms = Terms { keys: &keys, running: &self.running, cluster, now: clock::now_ms() / 1000 };
+        let terms = Terms {
+            keys: &keys,
+            running: &self.running,
+            cluster,
+            state_format: self.state_format,
+            now: clock::now_ms() / 1000,
+        };
         let mut source = Source::open(&self.store, &update.digest).await?;
         let root = self.paths.at(model::paths::UPDATE);
         let (staged, table) = Staged::begin(&root, update, &terms, &mut source).await?;
@@ -296,6 +308,7 @@ impl Updater {
             }
             return Err(error);
         }
+        self.rehearse(&staged).await?;
         let (fetched, whole) = (source.fetched, update.bytes);
         tracing::info!(version = update.version, fetched, whole, "The update is staged");
         self.init.console(&format!(
@@ -307,8 +320,16 @@ impl Updater {
         Ok(staged)
     }
 
+    /// The new version reads STATE, before its fetch is done and again when its turn has come: much may change between.
+    async fn rehearse(&self, staged: &Staged) -> Result<(), UpdateError> {
+        let (root, version) = (staged.path(Half::Root), staged.set.manifest.version.clone());
+        let paths = self.paths.clone();
+        blocking(move || rehearsal::rehearse(&version, &root, &paths)).await
+    }
+
     async fn install(&mut self, update: &Update) -> Result<(), UpdateError> {
         let Some((_, staged)) = self.staged.clone() else { return Err(UpdateError::Aborted) };
+        self.rehearse(&staged).await?;
         self.at(update, UpdateStep::Writing, "");
         self.init.console(&format!("Installing version {}", update.version));
         let turn = self.writing.clone().lock_owned().await;

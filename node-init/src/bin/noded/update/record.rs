@@ -3,6 +3,7 @@
 
 use super::words;
 use crate::{files, paths::Paths};
+use anyhow::Context;
 use image::slot::{Slots, State};
 use image::verity::hex;
 use model::update::Refused;
@@ -48,12 +49,21 @@ pub struct Book {
 impl Book {
     /// Reads the record; one that cannot be read is as good as none.
     pub fn open(paths: &Paths) -> io::Result<Self> {
-        let dir = paths.at(model::paths::UPDATE);
-        files::make_dir(&dir, 0o700)?;
-        let path = dir.join("record.json");
+        files::make_dir(&paths.at(model::paths::UPDATE), 0o700)?;
+        let path = path(paths);
         let record = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let boots = Boots::at(paths.at(model::paths::BOOTS));
         Ok(Self { path, why: paths.at(model::paths::TRIAL_WHY), boots, record })
+    }
+
+    /// Whether this version understands the record, if there is one.
+    pub fn rehearse(paths: &Paths) -> anyhow::Result<()> {
+        let path = path(paths);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice::<Record>(&bytes).map(drop).with_context(|| path.display().to_string()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e).with_context(|| path.display().to_string()),
+        }
     }
 
     /// Writes it.
@@ -80,6 +90,10 @@ impl Book {
         self.record.attempt = Some(attempt);
         self.keep()
     }
+}
+
+fn path(paths: &Paths) -> PathBuf {
+    paths.at(model::paths::UPDATE).join("record.json")
 }
 
 impl Record {

@@ -21,7 +21,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -61,6 +61,8 @@ pub struct Terms<'a> {
     pub running: &'a Running,
     /// The node's cluster, by its CA; none before it has joined.
     pub cluster: Option<Digest>,
+    /// Format of the node's STATE.
+    pub state_format: u32,
     /// Unix seconds.
     pub now: u64,
 }
@@ -80,13 +82,28 @@ impl Staged {
         }
         let mut expect = Expect::new(&terms.running.name, terms.now);
         expect.floor = Some(&terms.running.version);
+        expect.state_format = terms.state_format;
         let cluster = terms.cluster.map(|cluster| cluster.to_string());
         (expect.cluster, expect.pinned) = (cluster.as_deref(), terms.running.pinned);
         let set = set.verify(terms.keys, &expect).map_err(UpdateError::Set)?;
         let table = source.get(set.header.range(Section::Chunks)).await?;
         let dir = root.join(update.digest.to_string());
         files::make_dir(&dir, 0o700).map_err(UpdateError::disk(&dir))?;
-        Ok((Self { dir, set }, table))
+        let staged = Self { dir, set };
+        staged.has_room()?;
+        Ok((staged, table))
+    }
+
+    /// Whether STATE has room for what is not there yet: both halves are put together beside all else.
+    fn has_room(&self) -> Result<(), UpdateError> {
+        // Of a fetch that was cut off: by blocks, for the file has its whole length from the start.
+        let here = |half| fs::metadata(self.path(half)).map_or(0, |m| m.blocks() * 512);
+        let manifest = &self.set.manifest;
+        let needed =
+            manifest.uki.bytes.saturating_sub(here(Half::Uki)) + manifest.root.bytes.saturating_sub(here(Half::Root));
+        let free = files::free(&self.dir).map_err(UpdateError::disk(&self.dir))?;
+        let (needed_mib, free_mib) = (needed.div_ceil(1 << 20), free >> 20);
+        if needed <= free { Ok(()) } else { Err(UpdateError::NoRoom { needed_mib, free_mib }) }
     }
 
     /// Where a half lies.

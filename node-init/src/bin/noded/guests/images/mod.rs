@@ -10,6 +10,7 @@ mod fetch;
 use crate::{
     backoff::Backoff,
     dial::{self, DialError},
+    files,
     identity::{Member, NodeKey},
     report::chain,
     tls,
@@ -184,13 +185,13 @@ impl Images {
         let needed = image.bytes.saturating_sub(length(&self.dir.join(format!("{}.part", image.digest))));
         let reserve = RESERVE_MIB << 20;
         for (_, path) in self.unwanted().map_err(disk)? {
-            if free(&self.dir).map_err(disk)? >= needed + reserve {
+            if files::free(&self.dir).map_err(disk)? >= needed + reserve {
                 break;
             }
             tracing::info!(path = %path.display(), "Removing an image that no guest wants");
             fs::remove_file(&path).map_err(|source| ImageError::Disk { path, source })?;
         }
-        let free = free(&self.dir).map_err(disk)?;
+        let free = files::free(&self.dir).map_err(disk)?;
         if free >= needed + reserve {
             Ok(())
         } else {
@@ -216,11 +217,6 @@ impl Images {
 
 fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |m| m.len())
-}
-
-fn free(dir: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(dir)?;
-    Ok(stat.f_bavail * stat.f_frsize)
 }
 
 #[cfg(test)]
