@@ -245,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn each_recipe_of_the_tree_has_a_lock_that_answers_it() {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let recipes = std::fs::read_dir(tree.join("image/recipes")).expect("a folder").flatten().map(|e| e.path());
+        for file in recipes.filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+            let located = crate::recipe::Located::find(&file.to_string_lossy(), &tree).expect("a recipe");
+            let lock = Lock::read(&located.lock_file()).expect("a lock").expect("it is there");
+            assert_eq!(lock.misfit(&located.recipe), None, "{}", file.display());
+        }
+    }
+
+    #[test]
     fn what_moved_is_told_by_name_and_version() {
         let old = Lock::new(1, &[], vec![package("aa", "1"), package("bb", "1")]);
         let new = Lock::new(2, &[], vec![package("aa", "2"), package("cc", "1")]);
