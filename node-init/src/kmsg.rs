@@ -13,11 +13,14 @@ const MAX_RECORD: usize = 960;
 
 /// Sends all logging of this program to the kernel's log; to standard error where there is none (a container).
 pub fn init() {
-    // The default drops all but ten lines in five seconds from programs.
-    let _ = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on");
+    // The default drops all but ten lines in five seconds of each program. Without its newline the word is refused.
+    let unlimited = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n");
     let log = Log { file: File::options().write(true).open(PATH).ok() };
     // A second call keeps the first log.
     let _ = tracing::subscriber::set_global_default(log);
+    if let Err(e) = unlimited {
+        tracing::warn!(error = %e, "The kernel drops most of what is said at once");
+    }
 }
 
 struct Log {

@@ -20,10 +20,14 @@ impl Updated {
 
     /// A node that is Ready on the version of this image.
     pub fn boot(lab: &Lab, image: &Path) -> Result<Self> {
+        Self::boot_on(lab, Boot::new(image).firmware(Firmware::Uefi))
+    }
+
+    /// The same on hardware of its own.
+    pub fn boot_on(lab: &Lab, hardware: Boot) -> Result<Self> {
         let store = lab.store()?;
         store.qa(&["config", "set", "node.bless.after=5"])?;
-        let boot = Boot::new(image).seed(store.seed("node1")?).firmware(Firmware::Uefi);
-        let mut machine = lab.boot(boot)?;
+        let mut machine = lab.boot(hardware.seed(store.seed("node1")?))?;
         store.wait_ready(&mut machine)?;
         Ok(Self { store, machine })
     }

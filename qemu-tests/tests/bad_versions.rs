@@ -25,9 +25,11 @@ fn a_node_comes_back_by_itself_from_a_kernel_that_panics() -> Result<()> {
     let noded = "name = \"noded\"\npath = \"/usr/lib/roost/noded\"";
     node.offer(&artifact(&forge.node_with("3.0", noded, &noded.replacen("noded", "node-init", 1))?, "set"))?;
     node.order("3.0")?;
-    let told = node.wait("3.0 refused untried", |v| v["update"]["step"] == "refused")?;
-    let detail = told["versions"]["update"]["detail"].as_str().unwrap_or_default();
-    ensure!(detail.contains("was asked to read this node's STATE before it is installed, and failed"), "{detail}");
+    let told = node
+        .store
+        .wait_for("3.0 refused untried", "host", "name=node1", Updated::LIMIT, |h| h["update"]["halted"].is_string())?;
+    let halted = told["update"]["halted"].as_str().unwrap_or_default();
+    ensure!(halted.contains("was asked to read this node's STATE before it is installed, and failed"), "{halted}");
     ensure!(told["versions"]["running"] == "1.0", "{told}");
     Ok(())
 }

@@ -14,7 +14,6 @@ const GATHERED: Duration = Duration::from_secs(8);
 const TOLD: Duration = Duration::from_secs(30);
 
 #[test]
-#[ignore = "its last step, an orderly reboot, was not seen to pass yet"]
 fn a_panic_and_a_hang_are_told_with_their_last_words() -> Result<()> {
     let lab = Lab::new("last-words")?;
     let store = lab.store()?;

@@ -34,7 +34,7 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
     let halted = node
         .store
         .wait_for("the rollout's end", "host", "name=node1", Updated::LIMIT, |h| h["update"]["halted"].is_string())?;
-    ensure!(halted["update"]["halted"].as_str().is_some_and(|why| why.starts_with("node1 went back: ")), "{halted}");
+    ensure!(halted["update"]["halted"].as_str().is_some_and(|why| why.starts_with("node1 refused it: ")), "{halted}");
     let tries = node.machine.console().text()?.matches("THIS NODE CANNOT START").count();
     ensure!(tries == 3, "a version has three tries, and had {tries}");
 

@@ -79,7 +79,7 @@ pub fn decide(members: &[Member], max_unavailable: u32, open: bool, halted: bool
     let mut decision = Decision::default();
     if !halted {
         decision.halt = members.iter().find_map(|m| match &m.standing {
-            Standing::Refused(reason) => Some(format!("{} went back: {reason}", m.name)),
+            Standing::Refused(reason) => Some(format!("{} refused it: {reason}", m.name)),
             _ => None,
         });
     }
@@ -149,7 +149,7 @@ mod tests {
             member(3, true, false, Standing::Staged),
         ];
         let decision = decide(&members, 3, true, false);
-        assert_eq!(decision.halt.as_deref(), Some("n1 went back: no store"));
+        assert_eq!(decision.halt.as_deref(), Some("n1 refused it: no store"));
         assert_eq!((decision.go, decision.stay), (vec![], ids(&[1, 2])));
         assert_eq!(decide(&members, 3, true, true).halt, None, "it is told once");
     }

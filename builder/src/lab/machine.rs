@@ -20,6 +20,15 @@ pub enum Firmware {
     Direct,
 }
 
+/// What lies between a machine and its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filter {
+    None,
+    Recorded,
+    /// Writes to the sector at this byte fail.
+    FailingWrites(u64),
+}
+
 /// What to boot and on which hardware.
 #[derive(Clone, Debug)]
 pub struct Boot {
@@ -32,7 +41,7 @@ pub struct Boot {
     plug: Option<Plug>,
     extra: Vec<String>,
     chaos: bool,
-    recorded: bool,
+    filter: Filter,
     keys: Option<PathBuf>,
     typing: bool,
     tpm: Option<String>,
@@ -51,7 +60,7 @@ impl Boot {
             plug: None,
             extra: Vec::new(),
             chaos: false,
-            recorded: false,
+            filter: Filter::None,
             keys: None,
             typing: false,
             tpm: None,
@@ -96,7 +105,13 @@ impl Boot {
 
     /// Records all that it writes to its disk: see [`Machine::recording`].
     pub fn recorded(mut self) -> Self {
-        self.recorded = true;
+        self.filter = Filter::Recorded;
+        self
+    }
+
+    /// Its disk fails, as one with a bad sector, whenever something is written to the sector at this byte.
+    pub fn failing_writes(mut self, at: u64) -> Self {
+        self.filter = Filter::FailingWrites(at);
         self
     }
 
@@ -299,7 +314,7 @@ impl Files {
                 None => file("copy", Path::new(OVMF_VARS), |p| std::fs::copy(p, &files.vars)).map(drop)?,
             }
         }
-        if boot.recorded {
+        if boot.filter == Filter::Recorded {
             file("empty", &files.writes, |p| std::fs::write(p, b""))?;
         }
         if let (Some(path), Some(text)) = (&files.seed, &boot.seed) {
@@ -328,20 +343,26 @@ fn own_network(router_port: u16) -> [(&'static str, String); 2] {
 /// Its disk. Flushes go no further than they must: a machine's power is cut by ending QEMU, not this host.
 fn disk(boot: &Boot, files: &Files) -> Vec<(&'static str, String)> {
     let disk = files.disk.display();
-    if !boot.recorded {
-        return vec![("-drive", format!("if=none,id=disk,file={disk},format=qcow2,cache=unsafe,discard=unmap"))];
-    }
     let file = |name: &str, path: &Path| {
         let path = path.display();
         format!("driver=file,node-name={name},filename={path},discard=unmap,cache.no-flush=on")
     };
-    let log = "driver=blklogwrites,node-name=disk,file=image,log=log,log-sector-size=512";
-    vec![
-        ("-blockdev", file("file", &files.disk)),
-        ("-blockdev", "driver=qcow2,node-name=image,file=file,discard=unmap,cache.no-flush=on".to_owned()),
-        ("-blockdev", file("log", &files.writes)),
-        ("-blockdev", log.to_owned()),
-    ]
+    let image = "driver=qcow2,node-name=image,file=file,discard=unmap,cache.no-flush=on".to_owned();
+    let beneath = [("-blockdev", file("file", &files.disk)), ("-blockdev", image)];
+    let filter = match boot.filter {
+        Filter::None => {
+            return vec![("-drive", format!("if=none,id=disk,file={disk},format=qcow2,cache=unsafe,discard=unmap"))];
+        }
+        Filter::Recorded => vec![
+            ("-blockdev", file("log", &files.writes)),
+            ("-blockdev", "driver=blklogwrites,node-name=disk,file=image,log=log,log-sector-size=512".to_owned()),
+        ],
+        Filter::FailingWrites(at) => {
+            let rule = format!("event=none,inject-error.0.iotype=write,inject-error.0.sector={}", at / 512);
+            vec![("-blockdev", format!("driver=blkdebug,node-name=disk,image=image,inject-error.0.{rule}"))]
+        }
+    };
+    beneath.into_iter().chain(filter).collect()
 }
 
 /// QEMU's arguments. TCG: these machines must boot where there is no hardware virtualisation at all.

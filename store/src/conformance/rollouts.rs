@@ -106,7 +106,7 @@ promises! {
         assert_eq!((told(&w, a).await, told(&w, b).await), (None, None));
         let hosts = w.tx(|tx| tx.hosts(&Filter::default())).await;
         let update = hosts[1].update.clone().expect("part of it still");
-        assert_eq!(update.halted.as_deref(), Some("a went back: no guest starts"));
+        assert_eq!(update.halted.as_deref(), Some("a refused it: no guest starts"));
         let again = w.refused(move |tx| tx.rollout_add(&wish("2")).and_then(|id| tx.rollout_join(a, id))).await;
         assert_eq!(again, "2 did not hold on it: no guest starts. Build a newer version");
         begin(&w, wish("2"), &[b]).await;

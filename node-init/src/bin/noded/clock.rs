@@ -17,6 +17,13 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
+/// The date, UTC.
+pub fn today() -> String {
+    let now =
+        jiff::Timestamp::from_millisecond(now_ms().try_into().unwrap_or(i64::MAX)).unwrap_or(jiff::Timestamp::MAX);
+    now.strftime("%Y-%m-%d").to_string()
+}
+
 /// Modification time of this program: the image's build time, before which it cannot run.
 pub fn built_ms() -> u64 {
     let time = std::fs::metadata("/proc/self/exe").and_then(|m| m.modified());

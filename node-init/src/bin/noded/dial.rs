@@ -1,9 +1,9 @@
 //! A TLS connection to the store's node listener.
 
-use crate::wire::Wire;
+use crate::{clock, wire::Wire};
 use model::{seed::StoreAddress, sync::STORE_NAME};
 use rustix::net::sockopt;
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
@@ -29,6 +29,17 @@ pub enum DialError {
         /// Why.
         source: io::Error,
     },
+    /// The store's certificate is good at some other time than this node takes it to be.
+    #[error(
+        "The certificate of the store at {address} is not valid on {today}, which is today by this node's clock: set the \
+         clock, by the firmware's setup or a time server"
+    )]
+    Clock {
+        /// As in the seed.
+        address: StoreAddress,
+        /// The date here, UTC.
+        today: String,
+    },
     /// No TLS session.
     #[error("Cannot agree on TLS with the store at {address}")]
     Tls {
@@ -53,7 +64,21 @@ pub async fn connect(address: &StoreAddress, config: ClientConfig) -> Result<Tls
     let name = ServerName::try_from(STORE_NAME).unwrap_or_else(|_| unreachable!("{STORE_NAME} is a DNS name"));
     let tls = timeout(PATIENCE, TlsConnector::from(Arc::new(config)).connect(name, tcp));
     let tls = tls.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    tls.map_err(|source| DialError::Tls { address: address.clone(), source })
+    tls.map_err(|source| {
+        let address = address.clone();
+        match source.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+            Some(error) if is_about_time(error) => DialError::Clock { address, today: clock::today() },
+            _ => DialError::Tls { address, source },
+        }
+    })
+}
+
+/// The cluster's certificates outlive it (none ends before 2046, and all began before this was written), so that a date is
+/// wrong here and not there.
+fn is_about_time(error: &rustls::Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    use rustls::Error::InvalidCertificate;
+    matches!(error, InvalidCertificate(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }))
 }
 
 fn watch_over(tcp: &TcpStream) -> io::Result<()> {

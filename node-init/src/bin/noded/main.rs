@@ -188,6 +188,7 @@ async fn run(args: &Args, init: Init, heard: UnboundedReceiver<FromInit>) -> Res
         able,
         uplink,
         talk,
+        said: None,
     };
     tokio::spawn(connect(network, cluster, no_clock));
     until_told(heard, &board, &guests, &init).await

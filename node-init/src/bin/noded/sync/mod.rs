@@ -64,6 +64,8 @@ pub struct Cluster {
     pub uplink: watch::Receiver<Option<Uplink>>,
     /// Calls and counts.
     pub talk: Talk,
+    /// Why there is no link, as the console was told last.
+    pub said: Option<String>,
 }
 
 impl Cluster {
@@ -80,6 +82,7 @@ impl Cluster {
             let error = match self.connect(&member).await {
                 Ok(wire) => {
                     backoff.reset();
+                    self.said = None;
                     self.link(wire, &member).await
                 }
                 Err(error) => error,
@@ -149,14 +152,20 @@ impl Cluster {
     }
 
     /// Logs why there is no link, and says how long to wait.
-    fn after(&self, error: &link::LinkError, backoff: &mut Backoff) -> Duration {
+    fn after(&mut self, error: &link::LinkError, backoff: &mut Backoff) -> Duration {
         let wait = match error {
             link::LinkError::Refused(_) => Duration::from_secs(30),
             _ => backoff.next(),
         };
         tracing::warn!(error = %chain(error), wait_ms = wait.as_millis() as u64, "No link to the store");
-        if let link::LinkError::Refused(reason) = error {
-            self.init.say(ToInit::Console(format!("The store refuses this node: {reason}")));
+        let line = match error {
+            link::LinkError::Refused(reason) => format!("The store refuses this node: {reason}"),
+            _ => format!("No link to the store: {}", chain(error)),
+        };
+        // Whoever stands in front of the node reads each reason once.
+        if self.said.as_ref() != Some(&line) {
+            self.init.say(ToInit::Console(line.clone()));
+            self.said = Some(line);
         }
         wait
     }

@@ -72,6 +72,7 @@ impl Node {
             able: able.subscribe(),
             uplink,
             talk,
+            said: None,
         };
         let cluster = tokio::spawn(cluster.run());
         Self { paths, board, key, store, guests, able, channel, cluster, _dir: dir }
