@@ -18,7 +18,7 @@ use std::{
 use sys::{
     loopdev::LoopDevice,
     mount::{self, MntFlags, MountGuard, MsFlags},
-    spawn::{Command, run},
+    spawn::{Command, Output, run},
 };
 
 /// The daemon in a root.
@@ -56,8 +56,11 @@ fn ask(version: &str, root: &Path, paths: &Paths) -> Result<Report, UpdateError>
     let view = MountGuard::of(view);
     let mut command = Command::new(program);
     command.arg(inside::WORD).arg(view.path()).drop_capabilities();
-    // It could not be started, took too long, or said what is wrong: all of it is the version's.
-    let output = run(&mut command, b"", LIMIT).and_then(sys::spawn::Output::ok).map_err(|e| failed(e.to_string()))?;
+    let output = run(&mut command, b"", LIMIT).and_then(Output::ok).map_err(|e| match e {
+        // A node that has too much to do has more time later.
+        sys::Error::TooLate { .. } => UpdateError::Sys(e),
+        e => failed(e.to_string()),
+    })?;
     serde_json::from_slice(&output.stdout).map_err(|_| failed(format!("it answered {:?}", output.text())))
 }
 
