@@ -23,7 +23,7 @@ fn a_sector_that_cannot_be_written_fails_an_update_and_nothing_else() -> Result<
     node.order("2.0")?;
     let told = node.wait("2.0 failed", |v| v["update"]["step"] == "failed")?;
     let detail = told["versions"]["update"]["detail"].as_str().context("no reason")?;
-    ensure!(detail.contains("Input/output error"), "{detail}");
+    ensure!(detail.contains("os error 5"), "{detail}");
     println!("told: {detail}");
     std::thread::sleep(WATCHED);
     let still = node.store.one("host", "name=node1")?;

@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-/// How long PID 1 may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long PID 1 may take to answer: the port's driver is loaded after Ready, which a busy host can draw out.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a panic takes at most from its request.
+const PANICS: Duration = Duration::from_secs(10);
 
 /// A conversation with PID 1. One at a time.
 #[derive(Debug)]
@@ -49,8 +51,11 @@ impl Chaos {
 
     /// Makes the kernel panic. Nobody is left to answer.
     pub fn panic(&mut self) -> Result<(), LabError> {
+        // Somebody listens: only then does silence mean what it should.
+        self.pids("noded")?;
         let failed = |source| LabError::Connection { peer: self.peer.clone(), source };
-        self.reader.get_mut().write_all(b"panic\n").map_err(failed)?;
+        let stream = self.reader.get_mut();
+        stream.write_all(b"panic\n").and_then(|()| stream.set_read_timeout(Some(PANICS))).map_err(failed)?;
         // What is on its way is lost when the port is closed too soon.
         let mut nothing = String::new();
         let _silence = self.reader.read_line(&mut nothing);
