@@ -39,6 +39,8 @@ pub struct Options {
     pub mirror: Option<String>,
     /// Version of the image.
     pub version: String,
+    /// `--sign-debug`: also an image with a shell.
+    pub sign_debug: bool,
     /// `--keys`: sign what is built.
     pub sign: Option<SignWith>,
     /// Lock to build from instead of the recipe's own; it is only read.
@@ -60,6 +62,7 @@ impl Options {
             mirror: None,
             version: VERSION.to_owned(),
             sign: None,
+            sign_debug: false,
             lock: None,
             expires: None,
             cluster: None,
@@ -112,6 +115,10 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let user = Cache::of_user();
     let scratch = if options.no_cache { Some(scratch_folder(&user)?) } else { None };
     let cache = scratch.as_ref().map_or(Ok(user.clone()), |s| user.with_downloads_of(s.path()))?;
+    let signs = options.sign.as_ref().is_some_and(|with| !with.public);
+    if signs && !options.sign_debug && !located.recipe.checks.interpreters.is_empty() {
+        return Err(Error::SignedDebug { recipe: located.recipe.name.clone() });
+    }
     let keys = options.sign.as_ref().map(Keyring::open).transpose()?;
     // Before anything is missing: a wrong address would else be found out by another build, some other day.
     let mirror = Mirror::given(options.mirror.as_deref())?;

@@ -151,6 +151,15 @@ pub enum Error {
     /// Keys cannot be read, or do not sign.
     #[error(transparent)]
     Sign(#[from] crate::sign::SignError),
+    /// A debug image would be as good as a node's to firmware and TPM.
+    #[error(
+        "{recipe} has a shell, and was to be signed: with it, whoever stands in front of a node whose firmware trusts these \
+         keys opens its encrypted STATE. Leave out --keys, or use keys of a laboratory and say --sign-debug"
+    )]
+    SignedDebug {
+        /// The recipe.
+        recipe: String,
+    },
     /// The file given as a cluster's CA is none.
     #[error("{} cannot be a cluster's CA: {problem}. The store keeps it as pki/ca.pem", path.display())]
     Ca {

@@ -12,6 +12,7 @@ mod info;
 use std::collections::{BTreeMap, BTreeSet};
 
 use image::{Entry, Tree};
+use sha2::{Digest as _, Sha256};
 
 pub use info::Info;
 
@@ -40,6 +41,15 @@ pub struct Module {
     pub path: String,
     /// What it says of itself.
     pub info: Info,
+}
+
+/// How modules lie in a tree.
+#[derive(Debug, Clone, Copy)]
+pub enum Form<'a> {
+    /// As in the package: the kernel reads `.xz` itself.
+    Packed,
+    /// Decompressed, which makes a root smaller that is compressed anyway; this cache has what was decompressed before.
+    Plain(&'a Cache),
 }
 
 impl Kernel {
@@ -106,18 +116,21 @@ impl Kernel {
         self.modules.iter().filter(|(_, m)| has(m)).map(|(n, _)| n.clone()).collect()
     }
 
-    /// Puts modules into a tree with their index. `compressed` keeps them as they are in the package
-    /// (the kernel reads `.xz` itself); a root that is compressed anyway gets smaller with plain ones.
-    pub fn place(&self, names: &BTreeSet<String>, pool: &Pool, tree: &mut Tree, compressed: bool) -> Result<()> {
+    /// Puts modules into a tree with their index.
+    pub fn place(&self, names: &BTreeSet<String>, pool: &Pool, tree: &mut Tree, form: Form<'_>) -> Result<()> {
         let folder = format!("usr/lib/modules/{}", self.version);
         let placed: BTreeMap<&str, &Module> =
             names.iter().filter_map(|n| Some((n.as_str(), self.modules.get(n)?))).collect();
         for module in placed.values() {
             let source = format!("{folder}/{}", module.path);
             let Some(entry) = pool.tree.get(&source) else { continue };
-            let (path, entry) = if compressed { (source, entry.clone()) } else { plain_module(&source, entry)? };
+            let (path, entry) = match form {
+                Form::Packed => (source, entry.clone()),
+                Form::Plain(cache) => kept_module(&source, entry, cache)?,
+            };
             insert(tree, &path, entry)?;
         }
+        let compressed = matches!(form, Form::Packed);
         for (name, text) in index::files(&placed, &self.builtin, compressed) {
             insert(tree, &format!("{folder}/{name}"), Entry::file(0o644, text).from_origin("roost"))?;
         }
@@ -224,16 +237,43 @@ fn read_all(pool: &Pool, folder: &str, files: Vec<String>, report: &Report) -> R
 
 /// A module decompressed, with the name it then has.
 fn plain_module(path: &str, entry: &Entry) -> Result<(String, Entry)> {
-    let broken = |problem: String| Error::Module { path: format!("/{path}"), problem };
-    let content = entry.content().ok_or_else(|| broken("it is no file".to_owned()))?;
+    unpacked(path, entry, |packed| Ok(unpack(path, packed)?.into()))
+}
+
+/// The same, decompressed once and then kept.
+fn kept_module(path: &str, entry: &Entry, cache: &Cache) -> Result<(String, Entry)> {
+    let folder = cache.folder("steps/module")?;
+    unpacked(path, entry, |packed| {
+        let file = folder.join(format!("{}.ko", image::verity::hex(&Sha256::digest(packed))));
+        if !file.exists() {
+            write_whole(&file, &unpack(path, packed)?)?;
+        }
+        image::Content::from_path(file).map_err(|e| broken(path, e.to_string()))
+    })
+}
+
+fn unpacked(
+    path: &str,
+    entry: &Entry,
+    unpack: impl FnOnce(&[u8]) -> Result<image::Content>,
+) -> Result<(String, Entry)> {
+    let content = entry.content().ok_or_else(|| broken(path, "it is no file".to_owned()))?;
     let Some(short) = path.strip_suffix(".xz") else { return Ok((path.to_owned(), entry.clone())) };
-    let packed = content.read().map_err(|e| broken(e.to_string()))?;
-    let mut plain = Vec::with_capacity(packed.len() * 5);
-    std::io::Read::read_to_end(&mut lzma_rust2::XzReader::new(&*packed, true), &mut plain)
-        .map_err(|e| broken(format!("cannot decompress: {e}")))?;
+    let packed = content.read().map_err(|e| broken(path, e.to_string()))?;
     let mut entry = entry.clone();
-    entry.kind = image::Kind::File(plain.into());
+    entry.kind = image::Kind::File(unpack(&packed)?);
     Ok((short.to_owned(), entry))
+}
+
+fn unpack(path: &str, packed: &[u8]) -> Result<Vec<u8>> {
+    let mut plain = Vec::with_capacity(packed.len() * 5);
+    std::io::Read::read_to_end(&mut lzma_rust2::XzReader::new(packed, true), &mut plain)
+        .map_err(|e| broken(path, format!("cannot decompress: {e}")))?;
+    Ok(plain)
+}
+
+fn broken(path: &str, problem: String) -> Error {
+    Error::Module { path: format!("/{path}"), problem }
 }
 
 fn deb_error(pool: &Pool, path: &str, source: Box<dyn std::error::Error + Send + Sync>) -> Error {

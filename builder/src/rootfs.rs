@@ -9,7 +9,7 @@ use crate::closure::Picker;
 use crate::error::{Error, Result};
 use crate::generate;
 use crate::lock::{Lock, Package};
-use crate::modules::Kernel;
+use crate::modules::{Form, Kernel};
 use crate::overlay;
 use crate::pool::{Glob, Pool, merged_tree};
 use crate::programs::Built;
@@ -94,7 +94,7 @@ pub fn node(inputs: &Inputs<'_>) -> Result<Node> {
     let step = inputs.report.step("tree", None);
     let (wanted, firmware) = module_sets(recipe, modules, &kernel, &pool)?;
     let mut root = pick(recipe, &pool, &firmware)?;
-    kernel.place(&wanted, &pool, &mut root, false)?;
+    kernel.place(&wanted, &pool, &mut root, Form::Plain(inputs.cache))?;
     overlay::apply(inputs, &mut root)?;
     release::name(inputs, &mut root)?;
     release::trust(inputs, &mut root)?;
@@ -210,7 +210,7 @@ fn initrd(inputs: &Inputs<'_>, modules: &Modules, boot: &Boot, kernel: &Kernel, 
     let mut tree = merged_tree();
     let wanted = kernel.closure(modules.initrd.iter().cloned());
     let wanted = wanted.map_err(|problems| Error::Missing { recipe: recipe.name.clone(), problems })?;
-    kernel.place(&wanted, pool, &mut tree, true)?;
+    kernel.place(&wanted, pool, &mut tree, Form::Packed)?;
     let init = Entry::file(0o755, inputs.programs.content(&boot.init)?).from_origin(overlay::RECIPE);
     let made = tree.insert("init", init).map(drop);
     let folders = ["dev", "proc", "run", "sys", "sysroot"];

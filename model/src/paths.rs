@@ -45,8 +45,8 @@ pub const UPDATE: &str = "/state/update";
 pub const TRIAL_LIMIT: &str = "/state/update/trial-limit";
 /// Why the last boot on trial was given up, written by `node-init`.
 pub const TRIAL_WHY: &str = "/state/update/why";
-/// Recovery key of an encrypted STATE (JSON, [`crate::recovery::Escrow`]), written by `node-init` and removed by `noded`
-/// once the store has it. For root alone.
+/// Recovery key of an encrypted STATE (JSON, [`crate::recovery::Escrow`]), written by `node-init`; `noded` notes there
+/// which cluster's store has it. For root alone.
 pub const RECOVERY: &str = "/state/recovery-key.json";
 /// Logs that outlive a boot.
 pub const LOG: &str = "/state/log";

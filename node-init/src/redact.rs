@@ -4,7 +4,7 @@
 //! not ours and complains about its configuration.
 
 /// Names whose values are left out, whatever they stand in.
-const SECRETS: &[&str] = &["password", "passwd", "passphrase", "token", "secret", "authorization"];
+const SECRETS: &[&str] = &["password", "passwd", "passphrase", "token", "secret", "authorization", "recovery-key"];
 /// In place of a value.
 const LEFT_OUT: &str = "(left out)";
 

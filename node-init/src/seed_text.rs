@@ -67,6 +67,12 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_key_in_the_wrong_place_is_not_repeated() {
+        let text = format!("{GOOD}[state]\nencryption = \"99998-99999-9999A-9999C-9999C-9999D-9999E\"\n");
+        refused(&text, "The seed is wrong at line 5, column 14: unknown variant `...`, expected `none` or `tpm`");
+    }
+
     proptest! {
         #[test]
         fn any_text_is_a_seed_or_an_error(text in "\\PC{0,80}", at in any::<prop::sample::Index>()) {

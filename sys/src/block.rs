@@ -8,6 +8,7 @@ use std::path::Path;
 // linux/fs.h, linux/blkpg.h
 const BLKGETSIZE64: u32 = 0x8008_1272;
 const BLKSSZGET: u32 = 0x1268;
+const BLKDISCARD: u32 = 0x1277;
 const BLKPG: u32 = 0x1269;
 const ADD: i32 = 1;
 const RESIZE: i32 = 3;
@@ -45,6 +46,14 @@ pub fn sector_size(device: &File, name: &Path) -> Result<u64> {
     // SAFETY: the request writes one int.
     unsafe { ioctl::with(device, BLKSSZGET, &mut bytes, ("ask the sector size of", &name.to_string_lossy()))? };
     Ok(u64::try_from(bytes).unwrap_or(512))
+}
+
+/// Gives back all of the device's blocks: what was there is lost, on a disk that trims for good. `EOPNOTSUPP` on others.
+pub fn discard(device: &File, name: &Path) -> Result<()> {
+    let mut range = [0, size(device, name)?];
+    // SAFETY: the request reads two u64, start and length.
+    unsafe { ioctl::with(device, BLKDISCARD, &mut range, ("discard", &name.to_string_lossy()))? };
+    Ok(())
 }
 
 /// Tells the kernel of a new partition; start and length in bytes.

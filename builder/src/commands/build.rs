@@ -39,6 +39,9 @@ pub struct Args {
     /// Command that signs instead of the secret keys in that folder (see the manual).
     #[arg(long, value_name = "CMD", requires = "keys")]
     signer: Option<String>,
+    /// Sign even an image with a shell, such as node-debug: never with the keys of nodes that hold data.
+    #[arg(long, requires = "keys")]
+    sign_debug: bool,
     /// How many of the trusted update keys must sign a set.
     #[arg(long, default_value_t = 1, value_name = "N", requires = "keys")]
     threshold: usize,
@@ -67,6 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         level: if args.release { Level::Release } else { args.level },
         mirror: args.fetching.mirror.clone(),
         version: args.version.clone(),
+        sign_debug: args.sign_debug,
         sign: keys.map(|keys| SignWith { keys, signer: args.signer.clone(), threshold: args.threshold, public: false }),
         expires: args.expires.map(|time| u64::try_from(time.as_second()).unwrap_or(0)),
         cluster: args.cluster.as_deref().map(pin::of_ca).transpose()?,

@@ -68,6 +68,7 @@ pub fn initrd() -> Result<Infallible, Failure> {
 /// On the root: everything else. Ends with the machine.
 pub fn boot() -> Result<Infallible, Failure> {
     let watchdog = watchdog::left(std::env::args().skip(1)); // before its number could mean another file
+    let signals = supervise::signals()?;
     let mut phases = Phases::go_on();
     phases.guard(watchdog);
     let mounted = phases.run("mounts", SHORT, mounts::the_rest)?;
@@ -102,7 +103,7 @@ pub fn boot() -> Result<Infallible, Failure> {
     phases.run("services", SHORT, || Ok(()))?;
     let look = Box::new(move || trial::find(&slots.0, &slots.1)); // later: nothing in a boot waits for it
     let (timeline, watchdog) = phases.finish();
-    let machine = supervise::Machine { timeline, cgroups, devices, watchdog, words };
+    let machine = supervise::Machine { timeline, cgroups, devices, watchdog, words, signals };
     supervise::run(machine, state, seed, look)
 }
 

@@ -7,6 +7,7 @@ use crate::kmsg;
 use crate::supervise;
 use model::init::{Hardening, Phase, Timeline};
 use model::paths;
+use node_init::state_format::FormatError;
 use std::path::Path;
 use std::time::Duration;
 use sys::watchdog::Watchdog;
@@ -59,6 +60,9 @@ pub enum BootError {
     /// The seed, which says how STATE is to be made or opened.
     #[error(transparent)]
     Seed(#[from] node_init::seed_text::Wrong),
+    /// There is something, and nobody knows whether it asks for encryption.
+    #[error(transparent)]
+    NoSeed(#[from] super::seed::Unreadable),
     /// STATE is to be encrypted, and nothing can seal its key.
     #[error("The seed asks for an encrypted STATE. Nothing was formatted")]
     NoTpm(#[source] crate::tpm::TpmError),
@@ -72,7 +76,7 @@ pub enum BootError {
     },
     /// STATE was written by another version.
     #[error(transparent)]
-    Format(#[from] node_init::state_format::FormatError),
+    Format(#[from] FormatError),
     /// STATE is there and cannot be read.
     #[error("STATE on {device} cannot be read, and is never formatted")]
     State {
@@ -92,7 +96,7 @@ impl BootError {
             Self::NoRoot { .. } => "Check that the disk is connected, and that the image was written to it whole.",
             Self::Table { .. } => "The disk may be failing. Check it, or write the image to another one.",
             Self::NoRoom { .. } => "Use a larger disk, or remove the partitions behind the root's.",
-            Self::Seed(_) => "Correct the seed: STATE is not made or opened before it can be read.",
+            Self::Seed(_) | Self::NoSeed(_) => "Correct the seed: STATE is not made or opened before it can be read.",
             Self::NoTpm(_) => {
                 "Enable the TPM 2.0 in the firmware's setup, or take state.encryption = \"tpm\" out of the seed: STATE is \
                  then made unencrypted."
@@ -101,6 +105,9 @@ impl BootError {
                 "Undo the change. Or put the recovery key ('qa host recovery' prints it) into the seed as \
                  state.recovery-key: the next boot opens STATE by it, and seals a new key. To give its data up, delete \
                  the partition 'roost-state'."
+            }
+            Self::Format(FormatError::Read { .. } | FormatError::Damaged { .. }) => {
+                "Connect the disk to another machine, and write {\"format\":1} into the file, or what it was."
             }
             Self::Format(_) => {
                 "Boot the other version, which the boot loader does by itself after some tries, or write an image of a \

@@ -78,6 +78,8 @@ pub struct Machine {
     pub watchdog: Option<Watchdog>,
     /// The record of this boot.
     pub words: Words,
+    /// Of [`signals`].
+    pub signals: SignalFd,
 }
 
 /// Runs the node until the machine goes down. State and seed are proofs that `noded` finds them in their places; `look`
@@ -111,6 +113,16 @@ pub fn run(machine: Machine, _state: State, seed: Option<Seed>, look: Look) -> R
     }
 }
 
+/// The signals of PID 1. To be called before its first thread begins: one that had them unblocked would take them instead
+/// of the loop, and end the machine (Ctrl-Alt-Del did).
+pub fn signals() -> Result<SignalFd, Failure> {
+    SignalFd::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM]).map_err(|e| Failure {
+        phase: "signals",
+        what: chain(&e),
+        advice: "Report it with the kernel's lines above.",
+    })
+}
+
 struct Supervisor {
     /// `noded` is the first.
     services: Vec<Supervised>,
@@ -139,7 +151,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(machine: Machine, look: Look) -> Result<Self, sys::Error> {
-        let Machine { timeline, cgroups, devices, watchdog, words } = machine;
+        let Machine { timeline, cgroups, devices, watchdog, words, signals } = machine;
         let now = sys::boottime::now();
         cgroups.services_first()?;
         let mut noded = supervised(&kinds::NODED, &cgroups)?;
@@ -162,7 +174,7 @@ impl Supervisor {
             noded: None,
             alive_at: now,
             guests_stopped: false,
-            signals: SignalFd::new(&[Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM])?,
+            signals,
             hardware: Hardware::open(watchdog),
             fed_at: Duration::ZERO,
             shutdown: None,

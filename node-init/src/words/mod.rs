@@ -12,7 +12,6 @@ mod records;
 use crate::boot::State;
 use crate::fail::chain;
 use model::paths;
-use nix::sys::signal::{SigSet, SigmaskHow};
 use node_init::boots::{About, Boots, End, How};
 use node_init::release;
 use recorder::{Pulse, Recorder};
@@ -77,13 +76,8 @@ impl Words {
                 Err(e) => tracing::warn!(error = %e, "This boot is not recorded"),
             }
         };
-        // Signals of PID 1 are for its loop: one that this thread took would end the machine (Ctrl-Alt-Del did).
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
         if let Err(e) = std::thread::Builder::new().stack_size(256 * 1024).spawn(work) {
             tracing::warn!(error = %e, "This boot is not recorded");
-        }
-        if let Err(e) = before.and_then(|mask| mask.thread_set_mask()) {
-            tracing::warn!(error = %e, "Signals stay blocked");
         }
         Self { pulse, tell, wake, collected, done }
     }

@@ -65,7 +65,8 @@ pub fn wished(mounted: &Mounted) -> Result<Option<Maker>, BootError> {
     match seed::read(mounted)?.as_ref().map_or(Encryption::None, Seed::encryption) {
         Encryption::None => Ok(None),
         Encryption::Tpm => {
-            let able = tpm::find().and_then(|mut tpm| tpm.pcr().map(|_| Maker(tpm)));
+            // Tried, not asked: an owner's password, or a key that it does not know, shows only then.
+            let able = tpm::find().and_then(|mut tpm| tpm.seal(&[0; KEY]).map(|_| Maker(tpm)));
             able.map(Some).map_err(BootError::NoTpm)
         }
     }
@@ -89,6 +90,11 @@ impl Maker {
             found: "bytes that are not random".to_owned(),
             expected: "random ones",
         })?;
+        // What lay there in clear: an earlier STATE that was given up. As good as the disk can.
+        let cleared = File::options().write(true).open(partition).map_err(sys::Error::of("open", partition.display()));
+        if let Err(e) = cleared.and_then(|device| sys::block::discard(&device, partition)) {
+            tracing::warn!(error = %chain(&e), "What was on the partition before is not cleared");
+        }
         luks::format(partition, &uuid, key.text().as_bytes())?;
         let locked = |source| BootError::Locked { device: partition.display().to_string(), source };
         seal(&mut self.0, partition, &key).map_err(locked)?;

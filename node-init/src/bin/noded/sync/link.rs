@@ -205,7 +205,7 @@ impl Link<'_> {
                 self.boots.kept(boot).await;
                 self.tell_boot().await?;
             }
-            ToNode::Escrowed(volume) => self.recovery.forget(&volume),
+            ToNode::Escrowed(volume) => self.recovery.kept(&volume),
             ToNode::Welcome(_) | ToNode::Refused(_) | ToNode::JoinPending | ToNode::Joined(_) => {
                 tracing::warn!("The store said something out of turn; ignored");
             }

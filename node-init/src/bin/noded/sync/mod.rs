@@ -38,7 +38,10 @@ use model::{
 use node_init::boots::Boots;
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use talk::Talk;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
+
+/// A link that lasted so long has worked; what ends it then is news.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What the cluster task works with.
 pub struct Cluster {
@@ -82,8 +85,12 @@ impl Cluster {
             let error = match self.connect(&member).await {
                 Ok(wire) => {
                     backoff.reset();
-                    self.said = None;
-                    self.link(wire, &member).await
+                    let linked = Instant::now();
+                    let error = self.link(wire, &member).await;
+                    if linked.elapsed() > SETTLED {
+                        self.said = None;
+                    }
+                    error
                 }
                 Err(error) => error,
             };
@@ -141,7 +148,7 @@ impl Cluster {
             able: &mut self.able,
             timeline: self.paths.at(model::paths::TIMELINE),
             boots: boots::Teller::new(Boots::at(self.paths.at(model::paths::BOOTS)), load::boot_id()),
-            recovery: Escrowed::at(self.paths.at(model::paths::RECOVERY)),
+            recovery: Escrowed::at(self.paths.at(model::paths::RECOVERY), member.cluster()),
         };
         let (error, talked) = link.run(hello, member).await;
         if talked {

@@ -65,6 +65,8 @@ struct Updater {
     armed: bool,
     /// Held while the slots or the ESP are written.
     writing: Arc<Mutex<()>>,
+    /// Held during a rehearsal, which goes on when nobody waits for it any more.
+    rehearsing: Arc<Mutex<()>>,
     backoff: Backoff,
 }
 
@@ -109,6 +111,7 @@ impl Updater {
             turn: None,
             armed: false,
             writing: Arc::default(),
+            rehearsing: Arc::default(),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(120)),
         };
         updater.take_stock().await?;
@@ -320,15 +323,24 @@ impl Updater {
         Ok(staged)
     }
 
-    /// The new version reads STATE, before its fetch is done and again when its turn has come: much may change between.
+    /// The new version, held against what was signed just before, reads STATE: when it is here, and again when its turn
+    /// has come, for much may change in between.
     async fn rehearse(&self, staged: &Staged) -> Result<(), UpdateError> {
         let (root, version) = (staged.path(Half::Root), staged.set.manifest.version.clone());
         let paths = self.paths.clone();
-        blocking(move || rehearsal::rehearse(&version, &root, &paths)).await
+        let alone = self.rehearsing.clone().lock_owned().await;
+        blocking(move || {
+            let done = rehearsal::rehearse(&version, &root, &paths);
+            drop(alone);
+            done
+        })
+        .await
     }
 
     async fn install(&mut self, update: &Update) -> Result<(), UpdateError> {
         let Some((_, staged)) = self.staged.clone() else { return Err(UpdateError::Aborted) };
+        let checked = staged.clone();
+        blocking(move || checked.check()).await?;
         self.rehearse(&staged).await?;
         self.at(update, UpdateStep::Writing, "");
         self.init.console(&format!("Installing version {}", update.version));

@@ -56,14 +56,13 @@ impl Book {
         Ok(Self { path, why: paths.at(model::paths::TRIAL_WHY), boots, record })
     }
 
-    /// Whether this version understands the record, if there is one.
+    /// Whether this version understands the record, if there is one. One that is damaged is as good as none, and no
+    /// version's fault.
     pub fn rehearse(paths: &Paths) -> anyhow::Result<()> {
         let path = path(paths);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Record>(&bytes).map(drop).with_context(|| path.display().to_string()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e).with_context(|| path.display().to_string()),
-        }
+        let record = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        let Some(record) = record else { return Ok(()) };
+        serde_json::from_value::<Record>(record).map(drop).with_context(|| path.display().to_string())
     }
 
     /// Writes it.

@@ -59,16 +59,16 @@ mod tests {
         assert!(NodeKey::load(&paths).expect("reads").is_some_and(|k| k.fingerprint() == key.fingerprint()));
         Book::open(&paths).expect("opens").keep().expect("keeps");
         read(&paths).expect("all of it is this version's");
-        for (path, saying) in [
-            (model::paths::STATE_FORMAT, "format.json is damaged"),
-            (model::paths::SEED_COPY, "The copy of the seed: The seed is wrong at line 1"),
-            ("/state/identity/member.json", "member.json is damaged"),
-            ("/state/update/record.json", "The record of updates: "),
-            ("/state/identity/key.pem", "key.pem holds no private key"),
+        for (path, text, saying) in [
+            (model::paths::STATE_FORMAT, "garbage", "format.json is damaged"),
+            (model::paths::SEED_COPY, "garbage", "The copy of the seed: The seed is wrong at line 1"),
+            ("/state/identity/member.json", "garbage", "member.json is damaged"),
+            ("/state/update/record.json", r#"{"attempt":7}"#, "The record of updates: "),
+            ("/state/identity/key.pem", "garbage", "key.pem holds no private key"),
         ] {
             let path = paths.at(path);
             let before = fs::read(&path).ok();
-            fs::write(&path, "garbage").expect("written");
+            fs::write(&path, text).expect("written");
             let error = format!("{:#}", read(&paths).expect_err("refused"));
             assert!(error.contains(saying), "{error}");
             match before {
@@ -76,6 +76,8 @@ mod tests {
                 None => fs::remove_file(&path).expect("removed"),
             }
         }
-        read(&paths).expect("as before");
+        // Without which a node could never be updated again.
+        fs::write(paths.at("/state/update/record.json"), "garbage").expect("written");
+        read(&paths).expect("a damaged record is none");
     }
 }

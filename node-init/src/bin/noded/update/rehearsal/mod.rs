@@ -9,6 +9,7 @@ pub mod inside;
 use super::UpdateError;
 use crate::{files, paths::Paths};
 use model::paths::RUN;
+use nix::{errno::Errno, libc};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -18,7 +19,7 @@ use std::{
 use sys::{
     loopdev::LoopDevice,
     mount::{self, MntFlags, MountGuard, MsFlags},
-    spawn::{Command, Output, run},
+    spawn::{Command, Exit, Output, run},
 };
 
 /// The daemon in a root.
@@ -56,10 +57,13 @@ fn ask(version: &str, root: &Path, paths: &Paths) -> Result<Report, UpdateError>
     let view = MountGuard::of(view);
     let mut command = Command::new(program);
     command.arg(inside::WORD).arg(view.path()).drop_capabilities();
-    let output = run(&mut command, b"", LIMIT).and_then(Output::ok).map_err(|e| match e {
+    let output = run(&mut command, b"", LIMIT).and_then(Output::ok).map_err(|e| match &e {
+        // Killed for want of memory, or by a sector that cannot be read: it may go better the next time.
+        sys::Error::Failed { exit: Exit::Signal(libc::SIGKILL | libc::SIGBUS), .. } => UpdateError::Sys(e),
+        sys::Error::Failed { .. } => failed(e.to_string()),
+        e if [Errno::ENOENT, Errno::ENOEXEC, Errno::EACCES].iter().any(|errno| e.is(*errno)) => failed(e.to_string()),
         // A node that has too much to do has more time later.
-        sys::Error::TooLate { .. } => UpdateError::Sys(e),
-        e => failed(e.to_string()),
+        _ => UpdateError::Sys(e),
     })?;
     serde_json::from_slice(&output.stdout).map_err(|_| failed(format!("it answered {:?}", output.text())))
 }
