@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use image::manifest::Manifest;
-use image::squashfs::{self, Options};
+use image::squashfs::{self, Kept, Options};
 use image::verity::{self, Verity};
 use sha2::{Digest, Sha256};
 
@@ -42,7 +42,7 @@ impl Root {
         fs::create_dir_all(&roots).map_err(at("create", &roots))?;
         let work =
             tempfile::Builder::new().prefix(".new-").tempdir_in(&roots).map_err(at("create a folder in", &roots))?;
-        let verity = write(parts, options, &work.path().join("root"))?;
+        let verity = write(parts, options, &roots, work.path())?;
         let note = work.path().join("verity");
         fs::write(&note, verity.to_string()).map_err(at("write", &note))?;
         // Another build may have put the same root there meanwhile; then that one will do.
@@ -72,13 +72,28 @@ fn options(parts: &Parts<'_>) -> Options {
     }
 }
 
-fn write(parts: &Parts<'_>, options: Options, path: &Path) -> Result<Verity> {
+fn write(parts: &Parts<'_>, options: Options, roots: &Path, work: &Path) -> Result<Verity> {
+    let path = &work.join("root");
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
     let file = file.map_err(at("create", path))?;
-    let (mut file, summary) = squashfs::write_tree(file, &parts.node.root, options)?;
+    let blocks = blocks_name(options);
+    let (mut file, summary) = squashfs::write_tree_after(file, &parts.node.root, options, earlier(roots, &blocks))?;
+    let index = work.join(&blocks);
+    fs::write(&index, squashfs::index(&summary.blocks)).map_err(at("write", &index))?;
     let verity = verity::append(&mut file, summary.bytes, &salt(parts))?;
     file.seek(SeekFrom::Start(0)).map_err(at("read", path))?;
     Ok(verity)
+}
+
+/// File of the index of a root's blocks. Its name says how they were compressed.
+fn blocks_name(options: Options) -> String {
+    format!("blocks-{}-{}-{}", WRITER.replace(' ', "-"), options.level, options.block_size)
+}
+
+/// The root that was used last, of those whose blocks were compressed in this way.
+fn earlier(roots: &Path, blocks: &str) -> Option<Kept> {
+    let folder = by_use(roots).into_iter().find(|folder| folder.join(blocks).exists())?;
+    Kept::open(&folder.join("root"), &folder.join(blocks)).ok()
 }
 
 /// Differs from image to image, and is the same for one image.
@@ -114,12 +129,17 @@ fn key(parts: &Parts<'_>, manifest: &Manifest, options: Options) -> String {
 
 /// Removes the roots that were not used for longest. What cannot be removed costs only space.
 fn prune(roots: &Path) {
+    for old in by_use(roots).iter().skip(KEPT) {
+        let _left = fs::remove_dir_all(old);
+    }
+}
+
+/// All roots in the cache, the one used last first.
+fn by_use(roots: &Path) -> Vec<PathBuf> {
     let age =
         |entry: &fs::DirEntry| entry.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut found: Vec<_> = fs::read_dir(roots).into_iter().flatten().flatten().collect();
     found.retain(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
     found.sort_by_key(|entry| std::cmp::Reverse(age(entry)));
-    for old in found.iter().skip(KEPT) {
-        let _left = fs::remove_dir_all(old.path());
-    }
+    found.iter().map(fs::DirEntry::path).collect()
 }

@@ -14,6 +14,7 @@
 
 mod error;
 mod inode;
+mod kept;
 mod meta;
 mod names;
 mod pack;
@@ -29,6 +30,7 @@ use pack::Packer;
 use superblock::{FLAG_DUPLICATES, FLAG_EXPORTABLE, FLAG_NO_FRAGMENTS, FLAG_NO_XATTRS, Superblock};
 
 pub use error::SquashfsError;
+pub use kept::{Block, Kept, index};
 pub use pack::DEDUPE_LIMIT;
 pub use superblock::{Info, info};
 pub use xattr::is_storable as xattr_is_storable;
@@ -101,7 +103,7 @@ pub enum Special {
 }
 
 /// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Length of the image, padding included.
     pub bytes: u64,
@@ -113,6 +115,8 @@ pub struct Summary {
     pub content_bytes: u64,
     /// Files that shared the blocks of an equal one.
     pub duplicates: u64,
+    /// What was compressed, for [`index`].
+    pub blocks: Vec<Block>,
 }
 
 /// Writes an image from entries in any order. Missing parents are made (`0755`, root); a second entry of
@@ -131,8 +135,16 @@ impl<W: Write + Seek> Writer<W> {
     /// # Errors
     /// When an option is out of range, or the output cannot be written.
     pub fn new(out: W, options: Options) -> Result<Self> {
+        Self::after(out, options, None)
+    }
+
+    /// The same, with what an earlier image has compressed at the same level by the same library.
+    ///
+    /// # Errors
+    /// As [`Writer::new`].
+    pub fn after(out: W, options: Options, earlier: Option<Kept>) -> Result<Self> {
         options.check()?;
-        let packer = Packer::new(out, &options)?;
+        let packer = Packer::new(out, &options, earlier)?;
         Ok(Self { packer, names: Names::new(), xattrs: xattr::Xattrs::default(), options })
     }
 
@@ -252,6 +264,7 @@ impl<W: Write + Seek> Writer<W> {
             inodes: tables.inode_count,
             content_bytes: packed.content_bytes,
             duplicates: packed.duplicates,
+            blocks: packed.blocks,
         };
         Ok((out, summary))
     }
@@ -262,7 +275,20 @@ impl<W: Write + Seek> Writer<W> {
 /// # Errors
 /// When a file cannot be read, an entry cannot be stored, or the output cannot be written.
 pub fn write_tree<W: Write + Seek>(out: W, tree: &Tree, options: Options) -> Result<(W, Summary)> {
-    let mut writer = Writer::new(out, options)?;
+    write_tree_after(out, tree, options, None)
+}
+
+/// The same, with what an earlier image has compressed: see [`Writer::after`].
+///
+/// # Errors
+/// As [`write_tree`].
+pub fn write_tree_after<W: Write + Seek>(
+    out: W,
+    tree: &Tree,
+    options: Options,
+    earlier: Option<Kept>,
+) -> Result<(W, Summary)> {
+    let mut writer = Writer::after(out, options, earlier)?;
     for (path, entry) in tree.walk() {
         let attrs = Attrs {
             mode: entry.mode,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest, Sha256};
 use zstd::bulk::Compressor;
 
+use super::kept::{Block, Kept};
 use super::{Options, Result, SquashfsError, lossy, superblock, write};
 
 /// Files up to this length are held in memory until their end, and stored once when equal.
@@ -42,6 +43,8 @@ pub struct Packed<W> {
     pub fragments: Vec<u8>,
     pub content_bytes: u64,
     pub duplicates: u64,
+    /// What was compressed.
+    pub blocks: Vec<Block>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,6 +64,8 @@ struct Done {
     /// What goes to disk; empty for a block of zeros.
     bytes: Vec<u8>,
     stored: bool,
+    /// Of what was compressed.
+    sha256: Option<[u8; 32]>,
 }
 
 pub struct Packer<W> {
@@ -76,10 +81,11 @@ pub struct Packer<W> {
     known: HashMap<(u64, [u8; 32]), FileId>,
     content_bytes: u64,
     duplicates: u64,
+    blocks: Vec<Block>,
 }
 
 impl<W: Write + Seek> Packer<W> {
-    pub fn new(mut out: W, options: &Options) -> Result<Self> {
+    pub fn new(mut out: W, options: &Options, kept: Option<Kept>) -> Result<Self> {
         let base = out.stream_position().map_err(SquashfsError::Write)?;
         let position = superblock::LEN;
         out.seek(SeekFrom::Start(base + position)).map_err(SquashfsError::Write)?;
@@ -89,13 +95,14 @@ impl<W: Write + Seek> Packer<W> {
             position,
             block_size: usize::try_from(options.block_size).unwrap_or(1 << 17),
             pack_tails: options.pack_tails,
-            pool: Pool::new(options)?,
+            pool: Pool::new(options, kept)?,
             files: Vec::new(),
             fragments: Vec::new(),
             tail: Vec::new(),
             known: HashMap::new(),
             content_bytes: 0,
             duplicates: 0,
+            blocks: Vec::new(),
         })
     }
 
@@ -185,7 +192,7 @@ impl<W: Write + Seek> Packer<W> {
         let zeros = matches!(target, Target::Block { .. }) && data.iter().all(|byte| *byte == 0);
         if let (true, Target::Block { file, .. }) = (zeros, target) {
             self.files[file as usize].sparse += data.len() as u64;
-            self.pool.skip(Done { target, bytes: Vec::new(), stored: false });
+            self.pool.skip(Done { target, bytes: Vec::new(), stored: false, sha256: None });
         } else {
             self.pool.submit(target, data)?;
         }
@@ -207,6 +214,9 @@ impl<W: Write + Seek> Packer<W> {
                 file.sizes[index] = size;
             }
             Target::Fragment { index } => self.fragments[index] = (at, size),
+        }
+        if let (Some(sha256), Ok(length)) = (done.sha256, u32::try_from(done.bytes.len())) {
+            self.blocks.push(Block { sha256, offset: at, length });
         }
         write(&mut self.out, &done.bytes)?;
         self.position += done.bytes.len() as u64;
@@ -232,6 +242,7 @@ impl<W: Write + Seek> Packer<W> {
             fragments,
             content_bytes: self.content_bytes,
             duplicates: self.duplicates,
+            blocks: self.blocks,
         })
     }
 }
@@ -256,7 +267,8 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(options: &Options) -> Result<Self> {
+    fn new(options: &Options, kept: Option<Kept>) -> Result<Self> {
+        let kept = kept.map(Arc::new);
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -266,8 +278,8 @@ impl Pool {
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads {
             let mut compressor = Compressor::new(options.level).map_err(SquashfsError::Compress)?;
-            let (queue, sender) = (queue.clone(), sender.clone());
-            std::thread::spawn(move || work(&mut compressor, &queue, &sender));
+            let (queue, sender, kept) = (queue.clone(), sender.clone(), kept.clone());
+            std::thread::spawn(move || work(&mut compressor, kept.as_deref(), &queue, &sender));
         }
         let window = threads as u64 * 4 + 4;
         Ok(Self { jobs, results, waiting: BTreeMap::new(), submitted: 0, taken: 0, window })
@@ -302,16 +314,25 @@ impl Pool {
     }
 }
 
-fn work(compressor: &mut Compressor<'_>, queue: &Mutex<Receiver<Job>>, results: &Sender<(u64, Result<Done>)>) {
+fn work(
+    compressor: &mut Compressor<'_>,
+    kept: Option<&Kept>,
+    queue: &Mutex<Receiver<Job>>,
+    results: &Sender<(u64, Result<Done>)>,
+) {
     loop {
         let job = match queue.lock() {
             Ok(queue) => queue.recv(),
             Err(_) => return,
         };
         let Ok(Job { number, target, data }) = job else { return };
-        let result = compressor.compress(&data).map_err(SquashfsError::Compress).map(|packed| {
+        let sha256 = Sha256::digest(&data).into();
+        let known = kept.and_then(|kept| kept.compressed(&sha256, &data));
+        let packed = known.map_or_else(|| compressor.compress(&data).map_err(SquashfsError::Compress), Ok);
+        let result = packed.map(|packed| {
             let stored = packed.len() >= data.len();
-            Done { target, bytes: if stored { data } else { packed }, stored }
+            let sha256 = (!stored).then_some(sha256);
+            Done { target, bytes: if stored { data } else { packed }, stored, sha256 }
         });
         if results.send((number, result)).is_err() {
             return;

@@ -5,7 +5,7 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 use std::process::Command;
 
-use super::{Attrs, Options, Special, SquashfsError, Writer, write_tree};
+use super::{Attrs, Kept, Options, Special, SquashfsError, Writer, index, write_tree, write_tree_after};
 use crate::{Entry, Kind, Tree};
 use backhand::{FilesystemReader, InnerNode};
 use proptest::prelude::*;
@@ -233,4 +233,39 @@ proptest! {
         }
         check(&tree, Options { pack_tails: tails, ..SMALL });
     }
+}
+
+#[test]
+fn an_image_is_the_same_with_what_an_earlier_one_has_compressed_and_with_any_damage_to_it() {
+    let text = |n: u32| format!("{n} is a line that compresses well. ").repeat(600);
+    let mut tree = Tree::new();
+    for n in 0..20 {
+        tree.insert(&format!("f{n}"), Entry::file(0o644, text(n))).unwrap();
+    }
+    tree.insert("noise", Entry::file(0o644, noise(50_000, 7))).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (image, blocks) = (folder.path().join("image"), folder.path().join("blocks"));
+    let (bytes, summary) = write_tree(Cursor::new(Vec::new()), &tree, SMALL).unwrap();
+    assert!(summary.blocks.len() > 50, "{}", summary.blocks.len());
+    std::fs::write(&image, bytes.get_ref()).unwrap();
+    std::fs::write(&blocks, index(&summary.blocks)).unwrap();
+
+    tree.insert("changed", Entry::file(0o644, text(99))).unwrap();
+    let afresh = packed(&tree, SMALL);
+    let after = |image: &Path, blocks: &Path| {
+        let kept = Kept::open(image, blocks).unwrap();
+        write_tree_after(Cursor::new(Vec::new()), &tree, SMALL, Some(kept)).unwrap().0.into_inner()
+    };
+    assert!(after(&image, &blocks) == afresh);
+
+    // Blocks that lie elsewhere, are cut off, or hold anything.
+    let whole = std::fs::read(&blocks).unwrap();
+    std::fs::write(&blocks, whole[4..].repeat(2)).unwrap();
+    assert!(after(&image, &blocks) == afresh);
+    std::fs::write(&blocks, whole).unwrap();
+    let mut damaged = std::fs::read(&image).unwrap();
+    damaged.iter_mut().skip(100).step_by(50).for_each(|byte| *byte ^= 1);
+    damaged.truncate(damaged.len() / 2);
+    std::fs::write(&image, damaged).unwrap();
+    assert!(after(&image, &blocks) == afresh);
 }
