@@ -95,7 +95,7 @@ pub struct Assembled {
 /// file cannot be written. Artifacts of an earlier build then stay as they were.
 pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -> Result<Assembled> {
     parts.check()?;
-    let mut artifacts = Artifacts::new(out, parts.name)?;
+    let artifacts = Artifacts::new(out, parts.name)?;
     let mut manifest =
         Manifest::of_root(parts.name, parts.version, parts.level.name(), &parts.node.root, &parts.lock.versions())?;
     manifest.initrd = manifest::files(&parts.node.initrd)?;
@@ -113,18 +113,22 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     step.end(&format!("{}, initrd {}", megabytes(uki.len() as u64), megabytes(initrd.len() as u64)));
 
     let step = report.step("disk", None);
-    artifacts.bytes("vmlinuz", &kernel)?;
-    artifacts.bytes("initrd", &initrd)?;
-    artifacts.bytes("cmdline", format!("{cmdline}\n").as_bytes())?;
-    artifacts.bytes("efi", &uki)?;
-    let sboms = sbom::both(parts.lock, parts.node, &manifest)?;
-    artifacts.bytes("spdx.json", &sboms.spdx)?;
-    artifacts.bytes("cdx.json", &sboms.cyclonedx)?;
-    artifacts.copy("root.squashfs", &root.file)?;
-    artifacts.set(&parts.set(&root.verity), &uki, &root.file, parts.keys)?;
     let uki_bytes = uki.len() as u64;
-    let disk = parts.disk(uki, root.verity.clone())?;
-    artifacts.disk("raw", &disk, &root.file)?;
+    let disk = parts.disk(uki.clone(), root.verity.clone())?;
+    // The disk image takes as long as all the others together.
+    std::thread::scope(|scope| {
+        let raw = scope.spawn(|| artifacts.disk("raw", &disk, &root.file));
+        artifacts.bytes("vmlinuz", &kernel)?;
+        artifacts.bytes("initrd", &initrd)?;
+        artifacts.bytes("cmdline", format!("{cmdline}\n").as_bytes())?;
+        artifacts.bytes("efi", &uki)?;
+        let sboms = sbom::both(parts.lock, parts.node, &manifest)?;
+        artifacts.bytes("spdx.json", &sboms.spdx)?;
+        artifacts.bytes("cdx.json", &sboms.cyclonedx)?;
+        artifacts.copy("root.squashfs", &root.file)?;
+        artifacts.set(&parts.set(&root.verity), &uki, &root.file, parts.keys)?;
+        raw.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     manifest.artifacts = artifacts.listed();
     let text = manifest.to_json().map_err(AssembleError::Manifest)?;
     artifacts.bytes("manifest.json", &text)?;

@@ -5,6 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use image::disk::Disk;
 use image::manifest::Artifact;
@@ -15,36 +16,38 @@ use super::error::at;
 use super::{Result, open};
 use crate::sign::Keyring;
 
-/// Artifacts under way.
+/// Artifacts under way. Several may be written at a time.
 pub struct Artifacts {
     folder: PathBuf,
     name: String,
-    done: Vec<(PathBuf, NamedTempFile, Artifact)>,
+    done: Mutex<Vec<Done>>,
 }
+
+type Done = (PathBuf, NamedTempFile, Artifact);
 
 impl Artifacts {
     /// Artifacts `NAME.*` of a folder, which is made when missing.
     pub fn new(folder: &Path, name: &str) -> Result<Self> {
         fs::create_dir_all(folder).map_err(at("create", folder))?;
-        Ok(Self { folder: folder.to_owned(), name: name.to_owned(), done: Vec::new() })
+        Ok(Self { folder: folder.to_owned(), name: name.to_owned(), done: Mutex::default() })
     }
 
     /// Writes one from memory.
-    pub fn bytes(&mut self, suffix: &str, bytes: &[u8]) -> Result<()> {
+    pub fn bytes(&self, suffix: &str, bytes: &[u8]) -> Result<()> {
         let (path, mut file) = self.begin(suffix)?;
         file.write_all(bytes).map_err(at("write", &path))?;
         self.end(path, file)
     }
 
     /// Writes one from a file.
-    pub fn copy(&mut self, suffix: &str, from: &Path) -> Result<()> {
+    pub fn copy(&self, suffix: &str, from: &Path) -> Result<()> {
         let (path, mut file) = self.begin(suffix)?;
         io::copy(&mut open(from)?, file.as_file_mut()).map_err(at("write", &path))?;
         self.end(path, file)
     }
 
     /// Writes the disk image, as a sparse file.
-    pub fn disk(&mut self, suffix: &str, disk: &Disk, root: &Path) -> Result<()> {
+    pub fn disk(&self, suffix: &str, disk: &Disk, root: &Path) -> Result<()> {
         let (path, mut file) = self.begin(suffix)?;
         file.as_file().set_len(disk.bytes()).map_err(at("write", &path))?;
         disk.write(file.as_file_mut(), &mut open(root)?)?;
@@ -52,7 +55,7 @@ impl Artifacts {
     }
 
     /// Writes the update set, signed when there are keys.
-    pub fn set(&mut self, about: &About, uki: &[u8], root: &Path, keys: Option<&Keyring>) -> Result<()> {
+    pub fn set(&self, about: &About, uki: &[u8], root: &Path, keys: Option<&Keyring>) -> Result<()> {
         let (path, mut file) = self.begin(set::SUFFIX)?;
         let contents = set::measure(uki, open(root)?)?;
         let manifest = about.manifest(&contents);
@@ -66,12 +69,13 @@ impl Artifacts {
     /// File names with digests and lengths, so far.
     pub fn listed(&self) -> BTreeMap<String, Artifact> {
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.done.iter().map(|(path, _, artifact)| (name(path), artifact.clone())).collect()
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.iter().map(|(path, _, artifact)| (name(path), artifact.clone())).collect()
     }
 
     /// Gives all their final names.
     pub fn publish(self) -> Result<()> {
-        for (path, file, _) in self.done {
+        for (path, file, _) in self.done.into_inner().unwrap_or_else(PoisonError::into_inner) {
             file.persist(&path).map_err(|error| at("write", &path)(error.error))?;
         }
         Ok(())
@@ -87,9 +91,9 @@ impl Artifacts {
         Ok((path, file))
     }
 
-    fn end(&mut self, path: PathBuf, mut file: NamedTempFile) -> Result<()> {
+    fn end(&self, path: PathBuf, mut file: NamedTempFile) -> Result<()> {
         let artifact = whole(file.as_file_mut()).map_err(at("read", &path))?;
-        self.done.push((path, file, artifact));
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((path, file, artifact));
         Ok(())
     }
 }
