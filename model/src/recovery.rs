@@ -166,8 +166,8 @@ mod tests {
         let text = key.text().to_owned();
         assert_eq!(text, "99998-99999-9999A-9999B-9999C-9999D-9999E");
         let said = ToStore::Escrow(Escrow { volume: "v".to_owned(), key });
-        assert_eq!(frame::encode(&said).expect("encodes"), [&[10, 1, b'v', 41], text.as_bytes()].concat());
-        assert_eq!(frame::encode(&ToNode::Escrowed("v".to_owned())).expect("encodes"), [8, 1, b'v']);
+        assert_eq!(frame::encode(&said).expect("encodes"), [&[11, 1, b'v', 41], text.as_bytes()].concat());
+        assert_eq!(frame::encode(&ToNode::Escrowed("v".to_owned())).expect("encodes"), [9, 1, b'v']);
         assert!(!format!("{said:?}").contains("9999"));
     }
 
