@@ -51,6 +51,8 @@ fn a_panic_and_a_hang_are_told_with_their_last_words() -> Result<()> {
     crash(&mut node, |node| Ok(node.press_ctrl_alt_del()?))?;
     let orderly = boot(&store, "reboot")?;
     ensure!(orderly["why"] == "Ctrl-Alt-Del", "{orderly}");
+    // The boot that goes on is told beside the one that ended, a moment earlier or later.
+    boot(&store, "running")?;
     let all = store.json(&["host", "log", "-f", "name=node1"])?;
     let ends: Vec<_> =
         all.as_array().into_iter().flatten().map(|row| row["end"].as_str().unwrap_or_default()).collect();
