@@ -1,8 +1,9 @@
 //! Faults on request, so that the real image can be shown to survive them: a node has no shell to cause them by.
 //!
-//! Dead code unless the kernel's command line has the word `roost.chaos`, which is signed into no image, and never with
-//! Secure Boot on. Then lines are taken from the virtio port `roost.chaos`, which only whoever runs the machine as a
-//! virtual one can reach, and who could as well stop it, read its memory or swap its disk:
+//! Dead code unless the kernel's command line has the word `roost.chaos`, which is signed into no image that is shipped,
+//! and, but for what the command line itself asks for, never with Secure Boot on. Then lines are taken from the virtio
+//! port `roost.chaos`, which only whoever runs the machine as a virtual one can reach, and who could as well stop it, read
+//! its memory or swap its disk:
 //!
 //! ```text
 //! pids NAME   PIDs of the processes of this name   kill NAME   SIGKILL to each
@@ -48,7 +49,12 @@ impl Chaos {
     pub fn start(console: &Console) -> Self {
         let mut chaos = Self::default();
         let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-        match judge(&cmdline, std::fs::read(SECURE_BOOT)) {
+        let verdict = judge(&cmdline, std::fs::read(SECURE_BOOT));
+        if verdict != Verdict::Off {
+            // Not asked of the port: under Secure Boot the command line is the image's own, and it only fails itself.
+            chaos.fails = word_of(&cmdline, FAIL);
+        }
+        match verdict {
             Verdict::Off => {}
             Verdict::Refused(why) => {
                 tracing::error!(why, "roost.chaos is refused");
@@ -57,7 +63,6 @@ impl Chaos {
             Verdict::On => {
                 tracing::error!("Faults are taken on request: this is no node to work on");
                 console.line("  CHAOS: this node takes faults on request. Never work on it.");
-                chaos.fails = word_of(&cmdline, FAIL);
                 let of_thread = chaos.clone();
                 let started = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || of_thread.serve());
                 if let Err(e) = started {
