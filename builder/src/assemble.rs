@@ -23,6 +23,7 @@ use model::Digest;
 
 use crate::cache::Cache;
 use crate::lock::Lock;
+use crate::patch::{self, Base};
 use crate::programs::Level;
 use crate::recipe::Sizes;
 use crate::report::{Report, megabytes};
@@ -71,6 +72,8 @@ pub struct Parts<'a> {
     pub expires: Option<u64>,
     /// Fingerprint of the CA of the one cluster that it is for.
     pub cluster: Option<Digest>,
+    /// Earlier sets whose nodes are to fetch less of this one.
+    pub bases: &'a [Base],
 }
 
 /// What was written.
@@ -112,6 +115,8 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
     parts.check_uki(&uki, initrd.len(), kernel.len())?;
     step.end(&format!("{}, initrd {}", megabytes(uki.len() as u64), megabytes(initrd.len() as u64)));
 
+    let patches = parts.patches(&root, report)?;
+
     let step = report.step("disk", None);
     let uki_bytes = uki.len() as u64;
     let disk = parts.disk(uki.clone(), root.verity.clone())?;
@@ -126,7 +131,7 @@ pub fn assemble(parts: &Parts<'_>, cache: &Cache, out: &Path, report: &Report) -
         artifacts.bytes("spdx.json", &sboms.spdx)?;
         artifacts.bytes("cdx.json", &sboms.cyclonedx)?;
         artifacts.copy("root.squashfs", &root.file)?;
-        artifacts.set(&parts.set(&root.verity), &uki, &root.file, parts.keys)?;
+        artifacts.set(&parts.set(&root.verity), (&uki, &root.file), patches, parts.keys)?;
         raw.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     manifest.artifacts = artifacts.listed();
@@ -209,6 +214,18 @@ impl Parts<'_> {
             keys: self.keys.map(|keys| keys.trusted().clone()),
             cluster: self.cluster.map(|cluster| cluster.to_string()),
         }
+    }
+
+    /// What nodes of earlier sets make this root of, by their roots' hashes.
+    fn patches(&self, root: &Root, report: &Report) -> Result<Vec<([u8; 32], Vec<u8>)>> {
+        let new = patch::Root::new(&root.file, &root.verity, &self.node.kernel_version);
+        let make = |base: &Base| {
+            let step = report.step("patch", None);
+            let patch = patch::make(base, &new, compression(self.level))?;
+            step.end(&megabytes(patch.len() as u64));
+            Ok((base.hash, patch))
+        };
+        self.bases.iter().map(make).collect()
     }
 
     /// With a signature when there are keys.

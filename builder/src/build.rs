@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use image::manifest::Manifest;
 use image::slot::EntryName;
+use image::verity::hex;
 use model::Digest;
 
 use crate::assemble::{Parts, assemble};
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::fetch::{Fetched, fetch};
 use crate::lock::{Lock, Package};
 use crate::mirror::Mirror;
+use crate::patch::{Base, MakeError};
 use crate::programs::{self, Built, Level};
 use crate::recipe::{Kind, Located};
 use crate::report::Report;
@@ -49,6 +51,8 @@ pub struct Options {
     pub expires: Option<u64>,
     /// Fingerprint of the CA of the one cluster that it is for.
     pub cluster: Option<Digest>,
+    /// `--patch-from`: update sets whose nodes are to fetch less.
+    pub patch_from: Vec<PathBuf>,
 }
 
 impl Options {
@@ -66,6 +70,7 @@ impl Options {
             lock: None,
             expires: None,
             cluster: None,
+            patch_from: Vec::new(),
         }
     }
 }
@@ -111,19 +116,24 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
     let source = programs::source_tree();
     let located = Located::find(name, &source)?;
     named(&located.recipe.name, &options.version)?;
+    may_be_signed(&located, options)?;
     accepts_files(&options.out)?;
     let user = Cache::of_user();
     let scratch = if options.no_cache { Some(scratch_folder(&user)?) } else { None };
     let cache = scratch.as_ref().map_or(Ok(user.clone()), |s| user.with_downloads_of(s.path()))?;
-    let signs = options.sign.as_ref().is_some_and(|with| !with.public);
-    if signs && !options.sign_debug && !located.recipe.checks.interpreters.is_empty() {
-        return Err(Error::SignedDebug { recipe: located.recipe.name.clone() });
-    }
     let keys = options.sign.as_ref().map(Keyring::open).transpose()?;
+    let bases = bases(&located, &options.patch_from)?;
     // Before anything is missing: a wrong address would else be found out by another build, some other day.
     let mirror = Mirror::given(options.mirror.as_deref())?;
-    let build =
-        Build { located: &located, mirror: mirror.as_ref(), options, cache: &cache, report, keys: keys.as_ref() };
+    let build = Build {
+        located: &located,
+        mirror: mirror.as_ref(),
+        options,
+        cache: &cache,
+        report,
+        keys: keys.as_ref(),
+        bases: &bases,
+    };
     let lock = build.lock()?;
     let names: Vec<&str> = located.recipe.programs.iter().map(|p| p.name.as_str()).collect();
     let built = programs::build(&names, options.level, &source, &user, report)?;
@@ -137,6 +147,25 @@ pub fn build(name: &str, options: &Options, report: &Report) -> Result<Outcome> 
 fn named(name: &str, version: &str) -> Result<()> {
     let refused = || Error::Version { name: name.to_owned(), version: version.to_owned() };
     EntryName::new(name, version).map(drop).ok_or_else(refused)
+}
+
+/// The sets that patches are made against, each a node's: known to be such before anything is made.
+fn bases(located: &Located, sets: &[PathBuf]) -> Result<Vec<Base>> {
+    let open = |path: &PathBuf| {
+        let base = Base::open(path)?;
+        base.is_of(&located.recipe.name)?;
+        Ok(base)
+    };
+    sets.iter().map(open).collect::<std::result::Result<_, MakeError>>().map_err(failed("make a patch"))
+}
+
+/// An image with a shell is not signed unasked.
+fn may_be_signed(located: &Located, options: &Options) -> Result<()> {
+    let signs = options.sign.as_ref().is_some_and(|with| !with.public);
+    if signs && !options.sign_debug && !located.recipe.checks.interpreters.is_empty() {
+        return Err(Error::SignedDebug { recipe: located.recipe.name.clone() });
+    }
+    Ok(())
 }
 
 /// Compiling takes minutes: a folder that refuses the result is told of before them.
@@ -158,6 +187,7 @@ struct Build<'a> {
     cache: &'a Cache,
     report: &'a Report,
     keys: Option<&'a Keyring>,
+    bases: &'a [Base],
 }
 
 impl Build<'_> {
@@ -250,7 +280,8 @@ impl Build<'_> {
     fn flags(&self) -> Vec<String> {
         let Options { level, version, expires, cluster, .. } = self.options;
         let keys = self.keys.map(|keys| Digest(keys.digest()));
-        vec![level.name().to_owned(), version.clone(), format!("{expires:?} {keys:?} {cluster:?}")]
+        let bases: Vec<String> = self.bases.iter().map(|base| hex(&base.hash)).collect();
+        vec![level.name().to_owned(), version.clone(), format!("{expires:?} {keys:?} {cluster:?} {bases:?}")]
     }
 
     /// Terms of what is in the programs; empty without programs.
@@ -271,6 +302,7 @@ impl Build<'_> {
             keys: self.keys,
             expires: self.options.expires,
             cluster: self.options.cluster,
+            bases: self.bases,
         };
         let done =
             assemble(&parts, self.cache, &self.options.out, self.report).map_err(failed("assemble the image"))?;
@@ -342,6 +374,24 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let error = refusal("node", dir.path(), Some("ftp://h/debian"));
         assert!(matches!(&error, Error::BadMirror { url } if url == "ftp://h/debian"), "{error}");
+    }
+
+    #[test]
+    fn a_debug_image_is_signed_only_when_that_is_asked_for() {
+        let tree = programs::source_tree();
+        let located = |name: &str| Located::find(name, &tree).expect("a recipe");
+        let with = |public| SignWith { keys: "keys".into(), signer: None, threshold: 1, public };
+        let options = |sign, sign_debug| Options { sign, sign_debug, ..Options::new(Path::new("out")) };
+        for (recipe, sign, sign_debug, refused) in [
+            ("node-debug", Some(with(false)), false, true),
+            ("node-debug", Some(with(false)), true, false),
+            ("node-debug", Some(with(true)), false, false),
+            ("node-debug", None, false, false),
+            ("node", Some(with(false)), false, false),
+        ] {
+            let judged = may_be_signed(&located(recipe), &options(sign, sign_debug));
+            assert_eq!(matches!(judged, Err(Error::SignedDebug { .. })), refused, "{recipe} {judged:?}");
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@
 //! of that file and never copied. Maintainer scripts are in the other member, `control.tar`, which is
 //! not opened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use image::{Content, Entry};
 use model::Digest;
@@ -18,6 +18,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result, at};
 use crate::fetch::deb_path;
 use crate::lock::Package;
+use crate::parallel::each_in_parallel;
 use crate::report::{Report, Step, megabytes};
 
 /// One member of a package: its path as stored (without the leading `./`) and what it is.
@@ -47,28 +48,6 @@ pub fn unpack(packages: &[Package], cache: &Cache, report: &Report) -> Result<()
     each_in_parallel(todo, |package| unpack_one(package, cache, &step))?;
     step.end(&format!("{count} packages, {}", megabytes(total)));
     Ok(())
-}
-
-/// Runs `work` on every item with one thread per processor and returns the first failure.
-pub(crate) fn each_in_parallel<T: Send>(items: Vec<T>, work: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len().max(1));
-    let queue = Mutex::new(VecDeque::from(items));
-    let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop_front();
-                    let Some(item) = next else { return };
-                    if let Err(e) = work(item) {
-                        queue.lock().unwrap_or_else(|e| e.into_inner()).clear();
-                        failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
-                    }
-                }
-            });
-        }
-    });
-    failure.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
 }
 
 /// Where a package's files are once unpacked.

@@ -1,12 +1,16 @@
 //! What differs between two images: packages, files, and what a node fetches to get from one to the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use image::chunks::{self, Chunk};
+use image::device::{Part, Stream};
 use image::manifest::{self, Manifest, Package};
+use image::patch::{self, PatchError};
 use image::set::{self, Section, Set, SetError};
 use serde::Serialize;
 
@@ -37,6 +41,14 @@ pub enum DiffError {
         /// Why not.
         source: SetError,
     },
+    /// The patch in it cannot be used.
+    #[error("Cannot use the patch in {}", path.display())]
+    Patch {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: PatchError,
+    },
 }
 
 type Result<T> = std::result::Result<T, DiffError>;
@@ -61,6 +73,8 @@ pub struct Wire {
     pub uki: (u64, u64),
     /// Bytes fetched of the root, and all its bytes.
     pub root: (u64, u64),
+    /// Bytes of the patch against the first; 0 without one.
+    pub patch: u64,
     /// Requests for all of that.
     pub requests: usize,
 }
@@ -68,7 +82,7 @@ pub struct Wire {
 impl Wire {
     /// All bytes fetched.
     pub fn bytes(&self) -> u64 {
-        self.head + self.uki.0 + self.root.0
+        self.head + self.uki.0 + self.root.0 + self.patch
     }
 }
 
@@ -147,9 +161,11 @@ pub(crate) fn manifest_of(path: &Path) -> PathBuf {
 
 /// What a node that has all of one set fetches of another.
 fn wire(old: &Path, new: &Path) -> Result<Wire> {
-    let (have_uki, have_root, _) = tables(old)?;
-    let (uki, root, head) = tables(new)?;
-    let have = have_uki.into_iter().chain(have_root).collect();
+    let (old, new) = (Opened::new(old)?, Opened::new(new)?);
+    let (have_uki, have_root, _) = tables(&old)?;
+    let (uki, root, head) = tables(&new)?;
+    let mut have: HashSet<Chunk> = have_uki.into_iter().chain(have_root).collect();
+    let patch = patched(&old, &new, &root, &mut have)?;
     let part = |table: &[Chunk]| {
         let pieces = chunks::missing(table, &have, chunks::GAP);
         let fetched: u64 = pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum();
@@ -157,22 +173,71 @@ fn wire(old: &Path, new: &Path) -> Result<Wire> {
     };
     let ((uki, first), (root, second)) = (part(&uki), part(&root));
     // Two more: the beginning, and the table.
-    Ok(Wire { head, uki, root, requests: first + second + 2 })
+    let requests = first + second + 2 + usize::from(patch > 0);
+    Ok(Wire { head, uki, root, patch, requests })
+}
+
+/// Does with a patch what a node does, and adds the chunks that this makes to those that it has. Bytes of the patch;
+/// none, and nothing is added, where there is none.
+fn patched(old: &Opened, new: &Opened, root: &[Chunk], have: &mut HashSet<Chunk>) -> Result<u64> {
+    let from = old.set.manifest.verity().map_err(|source| old.failed(source))?.root;
+    let Some((patch, range)) = new.set.patch(&from) else { return Ok(0) };
+    let bytes = patch.bytes;
+    let root_bytes = new.set.header.len(Section::Root);
+    let mut made = tempfile::tempfile().map_err(|source| new.unreadable("root", source))?;
+    made.set_len(root_bytes).map_err(|source| new.unreadable("root", source))?;
+    let mut running = old.part(&old.set.header.range(Section::Root))?;
+    let mut patch = io::BufReader::new(new.part(&range)?);
+    let put = |at, bytes: &[u8]| made.write_all_at(bytes, at);
+    patch::apply(&mut patch, &mut running, put)
+        .map_err(|source| DiffError::Patch { path: new.path.clone(), source })?;
+    let mut bytes_of = Vec::new();
+    for chunk in root {
+        bytes_of.resize(chunk.len as usize, 0);
+        made.read_exact(&mut bytes_of).map_err(|source| new.unreadable("root", source))?;
+        if chunk.is(&bytes_of) {
+            have.insert(*chunk);
+        }
+    }
+    Ok(bytes)
+}
+
+/// A set, open.
+struct Opened {
+    path: PathBuf,
+    set: Set,
+}
+
+impl Opened {
+    fn new(path: &Path) -> Result<Self> {
+        let failed = |source| DiffError::Set { path: path.to_owned(), source };
+        let file = File::open(path).map_err(|source| failed(SetError::Read { section: "header", source }))?;
+        Ok(Self { path: path.to_owned(), set: Set::open(file).map_err(failed)? })
+    }
+
+    fn failed(&self, source: SetError) -> DiffError {
+        DiffError::Set { path: self.path.clone(), source }
+    }
+
+    fn unreadable(&self, section: &'static str, source: io::Error) -> DiffError {
+        self.failed(SetError::Read { section, source })
+    }
+
+    fn part(&self, range: &Range<u64>) -> Result<Stream<Part<File>>> {
+        let file = File::open(&self.path).map_err(|source| self.unreadable("root", source))?;
+        Ok(Stream::new(Part::new(file, range.start, range.end - range.start)))
+    }
 }
 
 /// The chunks of UKI and root, and the bytes of the beginning and the table.
-fn tables(path: &Path) -> Result<(Vec<Chunk>, Vec<Chunk>, u64)> {
-    let failed = |source| DiffError::Set { path: path.to_owned(), source };
-    let read = |source| failed(SetError::Read { section: "chunk table", source });
-    let mut file = File::open(path).map_err(read)?;
-    let set = Set::open(&mut file).map_err(failed)?;
-    let range = set.header.range(Section::Chunks);
+fn tables(opened: &Opened) -> Result<(Vec<Chunk>, Vec<Chunk>, u64)> {
+    let set = &opened.set;
     let mut table = Vec::new();
-    file.seek(SeekFrom::Start(range.start)).map_err(read)?;
-    file.take(range.end - range.start).read_to_end(&mut table).map_err(read)?;
-    let all = chunks::from_bytes(&table).map_err(|error| failed(error.into()))?;
+    let mut part = opened.part(&set.header.range(Section::Chunks))?;
+    part.read_to_end(&mut table).map_err(|source| opened.unreadable("chunk table", source))?;
+    let all = chunks::from_bytes(&table).map_err(|error| opened.failed(error.into()))?;
     let split = chunks::split(&all, set.manifest.uki.bytes, set.manifest.root.bytes);
-    let (uki, root) = split.map_err(|error| failed(error.into()))?;
+    let (uki, root) = split.map_err(|error| opened.failed(error.into()))?;
     let head = set.header.range(Section::Signatures).end + table.len() as u64;
     Ok((uki.to_vec(), root.to_vec(), head))
 }
@@ -183,6 +248,7 @@ mod tests {
 
     use super::*;
     use crate::assemble::tests::{Bench, node};
+    use crate::patch::Base;
 
     #[test]
     fn what_changed_is_named_and_the_rest_is_not_fetched() {
@@ -204,6 +270,40 @@ mod tests {
         let same = diff(&a, &a.with_extension("set")).expect("compared");
         assert!(same.files.is_empty() && same.packages.is_empty());
         assert_eq!(same.wire.map(|wire| (wire.uki.0, wire.root.0, wire.requests)), Some((0, 0, 2)));
+    }
+
+    /// Text whose lines differ, as `seed` says in every sixteenth of them.
+    fn text(seed: u32) -> Vec<u8> {
+        let line = |n: u32| {
+            format!("line {n} {:x}\n", n.wrapping_mul(2_654_435_761) ^ if n.is_multiple_of(16) { seed } else { 0 })
+        };
+        (0..40_000).flat_map(|n| line(n).into_bytes()).collect()
+    }
+
+    #[test]
+    fn a_patch_saves_what_chunks_do_not() {
+        let bench = Bench::new();
+        let (mut old, mut other) = (node(), node());
+        drop(old.root.insert("usr/lib/text", Entry::file(0o644, text(0))));
+        drop(other.root.insert("usr/lib/text", Entry::file(0o644, text(77))));
+        let a = bench.assemble(&old, "a").expect("assembled").raw;
+        let plain = bench.assemble_version(&other, "plain", "1.3").expect("assembled").raw;
+        let bases = [Base::open(&a.with_extension("set")).expect("a set")];
+        let patched = |out| bench.assemble_for(&other, out, "1.3", None, &bases).expect("assembled").raw;
+        let (one, two) = (patched("one"), patched("two"));
+        let set = |raw: &Path| std::fs::read(raw.with_extension("set")).expect("read");
+        assert!(set(&one) == set(&two), "two builds give the same patch");
+
+        let wire = |after: &Path| diff(&a, after).expect("compared").wire.expect("both have sets");
+        let (without, with) = (wire(&plain), wire(&one));
+        assert_eq!(without.patch, 0);
+        assert!(with.patch > 0 && with.bytes() * 2 < without.bytes(), "{with:?} {without:?}");
+        assert_eq!(diff(&plain, &one).expect("compared").wire.map(|wire| wire.patch), Some(0), "it is for another");
+
+        let error = Base::open(&a).expect_err("a disk image").to_string();
+        assert!(error.contains("name the update set"), "{error}");
+        let error = bases[0].is_of("node").expect_err("another image").to_string();
+        assert!(error.ends_with("is a set of tiny, and a patch for node needs one of node"), "{error}");
     }
 
     #[test]

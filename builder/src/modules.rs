@@ -17,8 +17,8 @@ use sha2::{Digest as _, Sha256};
 pub use info::Info;
 
 use crate::cache::{Cache, write_whole};
-use crate::deb::each_in_parallel;
 use crate::error::{Error, Result, at};
+use crate::parallel::each_in_parallel;
 use crate::pool::{Glob, Pool};
 use crate::recipe::Modules;
 use crate::report::Report;
@@ -219,7 +219,7 @@ fn read_all(pool: &Pool, folder: &str, files: Vec<String>, report: &Report) -> R
     let step = report.step("modinfo", Some(files.iter().map(length).sum()));
     let found = std::sync::Mutex::new(BTreeMap::new());
     let count = files.len();
-    each_in_parallel(files, |file| {
+    each_in_parallel(files, |file| -> Result<()> {
         let Some(entry) = pool.tree.get(&file) else { return Ok(()) };
         let (_, plain) = plain_module(&file, entry)?;
         let bytes =

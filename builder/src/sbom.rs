@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use image::manifest::{File, Manifest};
 use image::{Tree, TreeError, gpt, manifest};
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY as SHA1};
+use sha1::{Digest as _, Sha1};
 
 use crate::lock::{Lock, Package};
 use crate::rootfs::Node;
@@ -102,9 +102,7 @@ fn sha1(trees: [(&str, &Tree); 3]) -> Result<BTreeMap<String, String>, TreeError
     let all = trees.into_iter().flat_map(|(below, tree)| tree.walk().map(move |(path, entry)| (below, path, entry)));
     for (below, path, entry) in all {
         let Some(content) = entry.content() else { continue };
-        let mut hash = Context::new(&SHA1);
-        hash.update(&content.read()?);
-        digests.insert(format!("{below}{path}"), image::verity::hex(hash.finish().as_ref()));
+        digests.insert(format!("{below}{path}"), image::verity::hex(&Sha1::digest(content.read()?)));
     }
     Ok(digests)
 }

@@ -34,6 +34,8 @@ pub struct Against {
     pub expires: Option<u64>,
     /// Fingerprint of the CA of the one cluster that it must be for.
     pub cluster: Option<Digest>,
+    /// `--patch-from` of the build, in its order.
+    pub patch_from: Vec<PathBuf>,
 }
 
 /// How an artifact compares.
@@ -90,6 +92,7 @@ fn options(manifest: &Manifest, against: &Against, out: &Path) -> Options {
         sign: against.keys.as_ref().map(sign),
         expires: against.expires,
         cluster: against.cluster,
+        patch_from: against.patch_from.clone(),
         ..Options::new(out)
     }
 }

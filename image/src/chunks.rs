@@ -63,6 +63,14 @@ pub struct Chunk {
     pub len: u32,
 }
 
+impl Chunk {
+    /// Whether these bytes are it.
+    #[must_use]
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == u64::from(self.len) && <[u8; 32]>::from(Sha256::digest(bytes)) == self.sha256
+    }
+}
+
 /// Cuts all that a reader has left. Holds [`MAX`] bytes or a small multiple of them, however long the file.
 pub fn cut(reader: impl Read) -> impl Iterator<Item = Result<Chunk, ChunkError>> {
     cut_at(reader, AVERAGE)

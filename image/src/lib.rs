@@ -33,6 +33,7 @@ pub mod disk;
 pub mod fat;
 pub mod gpt;
 pub mod manifest;
+pub mod patch;
 pub mod pin;
 pub mod set;
 pub mod slot;

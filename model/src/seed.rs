@@ -284,11 +284,10 @@ const REPEATED: usize = 12;
 
 /// Adds "did you mean" to what a TOML reader said of an unknown field or value, and takes out what may be a secret.
 pub fn explain(message: &str) -> String {
-    let value = message.split("unknown variant `").nth(1).and_then(|m| m.split('`').next());
-    if let Some(value) = value.filter(|value| value.len() > REPEATED) {
+    let unknown = |kind: &str| message.split(kind).nth(1).and_then(|m| m.split('`').next());
+    if let Some(value) = unknown("unknown variant `").filter(|value| value.len() > REPEATED) {
         return message.replace(value, "...");
     }
-    let unknown = |kind: &str| message.split(kind).nth(1).and_then(|m| m.split('`').next());
     let near = |kind: &str, known: &[&'static str]| {
         unknown(kind).and_then(|word| suggest::nearest(word, known.iter().copied()))
     };

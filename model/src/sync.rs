@@ -87,7 +87,7 @@ pub enum ToNode {
     EndLogins(UserId),
     /// The boot of this id is known here: it need not be told again.
     BootKept(String),
-    /// The recovery key of the volume with this UUID is kept: the node may forget it.
+    /// The recovery key of the volume with this UUID is kept: it need not be told again.
     Escrowed(String),
 }
 

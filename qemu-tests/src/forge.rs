@@ -24,7 +24,12 @@ impl Forge {
 
     /// The node of the repository as this version: the folder with its artifacts.
     pub fn node(&self, version: &str) -> Result<PathBuf> {
-        self.build("node", version)
+        self.build("node", version, &[])
+    }
+
+    /// The same with a patch for nodes of this other version.
+    pub fn node_patched(&self, version: &str, from: &Path) -> Result<PathBuf> {
+        self.build("node", version, &["--patch-from", &artifact(from, "set").to_string_lossy()])
     }
 
     /// The same with a line of its recipe changed, so that something is missing or wrong in it.
@@ -36,22 +41,35 @@ impl Forge {
         ensure!(recipe.matches(line).count() == 1, "the recipe has {line:?} not once");
         std::fs::write(folder.join("node.toml"), recipe.replace(line, changed)).context("Cannot write a recipe")?;
         std::fs::copy(recipes.join("node.lock"), folder.join("node.lock")).context("Cannot copy a lock")?;
-        self.build(&folder.join("node.toml").to_string_lossy(), version)
+        self.build(&folder.join("node.toml").to_string_lossy(), version, &[])
     }
 
-    fn build(&self, recipe: &str, version: &str) -> Result<PathBuf> {
+    fn build(&self, recipe: &str, version: &str, more: &[&str]) -> Result<PathBuf> {
         let out = self.dir.join(version);
         let (to, keys) = (out.to_string_lossy(), self.keys.to_string_lossy());
-        self.run(&["build", recipe, "--locked", "--version", version, "--keys", &keys, "--out", &to])?;
+        let words = ["build", recipe, "--locked", "--version", version, "--keys", &keys, "--out", &to];
+        self.run(&[&words, more].concat())?;
         Ok(out)
     }
 
     fn run(&self, args: &[&str]) -> Result<()> {
-        let output = Command::new(&self.roost).args(args).output().context("Cannot run roost")?;
-        let words = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "roost {args:?} ended with {}:\n{words}", output.status);
-        Ok(())
+        run(&self.roost, args)
     }
+}
+
+/// Builds a recipe from its lock into the lab's folder `out`, with these further arguments: the folder.
+pub fn build(lab: &Lab, recipe: &str, more: &[&str]) -> Result<PathBuf> {
+    let out = lab.path("out");
+    let words = ["build", recipe, "--locked", "--out", &out.to_string_lossy()];
+    run(&lab.program("roost"), &[&words, more].concat())?;
+    Ok(out)
+}
+
+fn run(roost: &Path, args: &[&str]) -> Result<()> {
+    let output = Command::new(roost).args(args).output().context("Cannot run roost")?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "roost {args:?} ended with {}:\n{words}", output.status);
+    Ok(())
 }
 
 /// An artifact of a build.

@@ -9,7 +9,7 @@ mod forge;
 mod numbers;
 mod updated;
 
-pub use forge::{Forge, artifact};
+pub use forge::{Forge, artifact, build};
 pub use numbers::Numbers;
 pub use updated::Updated;
 

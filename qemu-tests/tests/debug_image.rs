@@ -1,8 +1,9 @@
 //! The debug image: a shell where a developer can reach it, and nothing of it unnoticed.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use builder::lab::{Boot, Firmware, Lab};
-use std::{io::Write, path::PathBuf, process::Command, time::Duration};
+use qemu_tests::build;
+use std::{io::Write, time::Duration};
 
 /// From power-on to Ready.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -11,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 #[ignore = "builds another image: runs in the full suite"]
 fn a_debug_image_answers_on_its_serial_line_and_says_everywhere_what_it_is() -> Result<()> {
     let lab = Lab::new("debug-image")?;
-    let (store, image) = (lab.store()?, build(&lab)?);
+    let (store, image) = (lab.store()?, build(&lab, "node-debug", &[])?.join("node-debug.raw"));
     let boot = Boot::new(image).name("node1").firmware(Firmware::Direct).typing();
     let mut node = lab.boot(boot.seed(store.seed("node1")?))?;
     node.console().wait_for("DEBUG IMAGE: a root shell on ttyS0", LIMIT)?;
@@ -29,13 +30,4 @@ fn a_debug_image_answers_on_its_serial_line_and_says_everywhere_what_it_is() -> 
     ensure!(missing.as_array().map(Vec::len) == Some(1), "more than the shell is missing: {missing}");
     ensure!(missing[0].as_str().is_some_and(|what| what.starts_with("image is debug, wanted production")), "{missing}");
     Ok(())
-}
-
-fn build(lab: &Lab) -> Result<PathBuf> {
-    let out = lab.path("out");
-    let mut command = Command::new(lab.program("roost"));
-    let output = command.args(["build", "node-debug", "--locked", "--out"]).arg(&out).output();
-    let output = output.context("Cannot run roost")?;
-    ensure!(output.status.success(), "roost build: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(out.join("node-debug.raw"))
 }

@@ -1,8 +1,8 @@
 //! Nodes that must not get in: the reason is on their console and in the store's log.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use builder::lab::{Boot, Firmware, Lab, Machine, Store};
-use qemu_tests::{images, wait_for_log};
+use qemu_tests::{artifact, build, images, wait_for_log};
 use std::{path::PathBuf, process::Command, time::Duration};
 
 /// Until an emulated machine has asked to join.
@@ -71,12 +71,7 @@ fn an_image_for_one_cluster_takes_no_seed_of_another() -> Result<()> {
 
 /// The node's image, for the cluster of this store.
 fn pinned(lab: &Lab, store: &Store) -> Result<PathBuf> {
-    let out = lab.path("out");
-    let mut command = Command::new(lab.program("roost"));
-    command.args(["build", "node", "--locked", "--out"]).arg(&out).arg("--cluster").arg(store.ca());
-    let output = command.output().context("Cannot run roost")?;
-    ensure!(output.status.success(), "roost build: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(out.join("node.raw"))
+    Ok(artifact(&build(lab, "node", &["--cluster", &store.ca().to_string_lossy()])?, "raw"))
 }
 
 fn boot(lab: &Lab, name: &str, seed: String) -> Result<Machine> {

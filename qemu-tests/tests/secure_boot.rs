@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use builder::lab::{Boot, Disk, Lab, Machine, Store};
 use builder::programs;
 use builder::sign::{Keyring, SignWith, keys};
+use qemu_tests::artifact;
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -105,10 +105,6 @@ fn build(lab: &Lab, keys: &Path) -> Result<PathBuf> {
     let recipe = lab.path("node.toml");
     std::fs::write(&recipe, with_console).context("Cannot write the recipe")?;
     std::fs::copy(recipes.join("node.lock"), lab.path("node.lock")).context("Cannot copy the lock")?;
-    let out = lab.path("out");
-    let mut command = Command::new(lab.program("roost"));
-    command.args(["build", "--locked", "--version", "0.1.0", "--out"]).arg(&out).arg("--keys").arg(keys).arg(&recipe);
-    let output = command.output().context("Cannot run roost")?;
-    ensure!(output.status.success(), "roost build: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(out.join("node.raw"))
+    let more = ["--version", "0.1.0", "--keys", &keys.to_string_lossy()];
+    Ok(artifact(&qemu_tests::build(lab, &recipe.to_string_lossy(), &more)?, "raw"))
 }

@@ -13,7 +13,8 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
     let mut node = Updated::boot(&lab, &artifact(&first, "raw"))?;
 
     // A good one: fetched as what the node has not got, installed, tried, blessed.
-    node.offer(&artifact(&forge.node("2.0")?, "set"))?;
+    let second = forge.node("2.0")?;
+    node.offer(&artifact(&second, "set"))?;
     node.order("2.0")?;
     let fetched = node.machine.console().wait_for("Version 2.0 is here", Updated::LIMIT)?;
     println!("update on the wire when only the version changed: {fetched}");
@@ -38,9 +39,12 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
     let tries = node.machine.console().text()?.matches("THIS NODE CANNOT START").count();
     ensure!(tries == 3, "a version has three tries, and had {tries}");
 
-    // The one after it works the first time.
-    node.offer(&artifact(&forge.node("4.0")?, "set"))?;
+    // The one after it works the first time, and is made out of what runs.
+    node.offer(&artifact(&forge.node_patched("4.0", &second)?, "set"))?;
     node.order("4.0")?;
+    let fetched = node.machine.console().wait_for("Version 4.0 is here", Updated::LIMIT)?;
+    println!("the same with a patch: {fetched}");
+    ensure!(fetched.contains("and a patch made"), "{fetched}");
     node.wait("4.0 blessed", |v| {
         v["running"] == "4.0" && v["trial"] == false && v["refused"].as_array().is_some_and(Vec::is_empty)
     })?;

@@ -33,6 +33,9 @@ pub fn inspect(path: &Path, name: &str) -> Result<NewSet> {
     let section = |section| part(path, set.header.range(section));
     let contents = set::measure(section(Section::Uki)?, section(Section::Root)?).map_err(refused)?;
     contents.check(&set.manifest).map_err(refused)?;
+    for (patch, range) in set.patches() {
+        patch.check(part(path, range)?).map_err(refused)?;
+    }
     file.seek(SeekFrom::Start(0)).map_err(Error::io("read", path))?;
     let digest = digest(&mut file).map_err(Error::io("read", path))?;
     Ok(NewSet { digest, bytes, manifest: set.manifest, signatures: set.signatures.len() })

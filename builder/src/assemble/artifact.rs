@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +15,7 @@ use tempfile::NamedTempFile;
 use super::error::at;
 use super::{Result, open};
 use crate::sign::Keyring;
+use crate::sparse::Sparse;
 
 /// Artifacts under way. Several may be written at a time.
 pub struct Artifacts {
@@ -54,10 +55,18 @@ impl Artifacts {
         self.end(path, file)
     }
 
-    /// Writes the update set, signed when there are keys.
-    pub fn set(&self, about: &About, uki: &[u8], root: &Path, keys: Option<&Keyring>) -> Result<()> {
+    /// Writes the update set of UKI and root, with patches by the hashes of the roots that they are made against; signed
+    /// when there are keys.
+    pub fn set(
+        &self,
+        about: &About,
+        (uki, root): (&[u8], &Path),
+        patches: Vec<([u8; 32], Vec<u8>)>,
+        keys: Option<&Keyring>,
+    ) -> Result<()> {
         let (path, mut file) = self.begin(set::SUFFIX)?;
-        let contents = set::measure(uki, open(root)?)?;
+        let mut contents = set::measure(uki, open(root)?)?;
+        patches.into_iter().for_each(|(from, patch)| contents.patch(&from, patch));
         let manifest = about.manifest(&contents);
         let signed = manifest.to_json()?;
         let sign = |keys: &Keyring| keys.sign_set(&signed, &format!("{}.{}", self.name, set::SUFFIX), about.epoch);
@@ -91,15 +100,14 @@ impl Artifacts {
         Ok((path, file))
     }
 
-    fn end(&self, path: PathBuf, mut file: NamedTempFile) -> Result<()> {
-        let artifact = whole(file.as_file_mut()).map_err(at("read", &path))?;
+    fn end(&self, path: PathBuf, file: NamedTempFile) -> Result<()> {
+        let artifact = whole(file.as_file()).map_err(at("read", &path))?;
         self.done.lock().unwrap_or_else(PoisonError::into_inner).push((path, file, artifact));
         Ok(())
     }
 }
 
 /// Digest and length of a whole file.
-pub fn whole(file: &mut File) -> io::Result<Artifact> {
-    file.seek(SeekFrom::Start(0))?;
-    Artifact::of(file)
+pub fn whole(file: &File) -> io::Result<Artifact> {
+    Artifact::of(Sparse::new(file)?)
 }

@@ -11,6 +11,7 @@ use image::squashfs::SquashfsError;
 use image::uki::UkiError;
 use image::verity::VerityError;
 
+use crate::patch::MakeError;
 use crate::sign::SignError;
 
 /// Why an image could not be assembled.
@@ -72,6 +73,9 @@ pub enum AssembleError {
     /// The update set could not be made.
     #[error("Cannot make the update set")]
     Set(#[from] SetError),
+    /// A patch could not be made.
+    #[error("Cannot make a patch")]
+    Patch(#[from] MakeError),
     /// Something could not be signed.
     #[error(transparent)]
     Sign(#[from] SignError),

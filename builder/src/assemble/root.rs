@@ -77,7 +77,8 @@ fn write(parts: &Parts<'_>, options: Options, roots: &Path, work: &Path) -> Resu
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
     let file = file.map_err(at("create", path))?;
     let blocks = blocks_name(options);
-    let (mut file, summary) = squashfs::write_tree_after(file, &parts.node.root, options, earlier(roots, &blocks))?;
+    let earlier = earlier(roots, &blocks).unwrap_or_default();
+    let (mut file, summary) = squashfs::write_tree_after(file, &parts.node.root, options, Some(earlier))?;
     let index = work.join(&blocks);
     fs::write(&index, squashfs::index(&summary.blocks)).map_err(at("write", &index))?;
     let verity = verity::append(&mut file, summary.bytes, &salt(parts))?;

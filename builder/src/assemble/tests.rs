@@ -85,7 +85,7 @@ impl Bench {
     }
 
     pub(crate) fn assemble_version(&self, node: &Node, out: &str, version: &str) -> Result<Assembled> {
-        self.assemble_for(node, out, version, None)
+        self.assemble_for(node, out, version, None, &[])
     }
 
     pub(crate) fn assemble_for(
@@ -94,6 +94,7 @@ impl Bench {
         out: &str,
         version: &str,
         cluster: Option<Digest>,
+        bases: &[Base],
     ) -> Result<Assembled> {
         let parts = Parts {
             name: "tiny",
@@ -105,6 +106,7 @@ impl Bench {
             keys: None,
             expires: None,
             cluster,
+            bases,
         };
         let cache = Cache::at(&self.folder.path().join(format!("cache-{out}")));
         assemble(&parts, &cache, &self.folder.path().join(out), &Report::new(Style::Silent))
@@ -141,8 +143,8 @@ fn an_image_for_one_cluster_differs_in_its_command_line_alone() {
     let bench = Bench::new();
     let any = bench.assemble(&node(), "any").unwrap();
     let cluster = model::Digest([0xc1; 32]);
-    let one = bench.assemble_for(&node(), "one", "1.2", Some(cluster)).unwrap();
-    let again = bench.assemble_for(&node(), "again", "1.2", Some(cluster)).unwrap();
+    let one = bench.assemble_for(&node(), "one", "1.2", Some(cluster), &[]).unwrap();
+    let again = bench.assemble_for(&node(), "again", "1.2", Some(cluster), &[]).unwrap();
     assert_eq!(std::fs::read(&one.raw).unwrap(), std::fs::read(&again.raw).unwrap());
     let differ: Vec<_> = any.manifest.artifacts.iter().filter(|(n, a)| one.manifest.artifacts[*n] != **a).collect();
     let names: Vec<_> = differ.iter().map(|(name, _)| name.as_str()).collect();

@@ -51,6 +51,9 @@ pub struct Args {
     /// CA of the one cluster that the image is for: its nodes accept no other.
     #[arg(long, value_name = "CA.pem")]
     cluster: Option<PathBuf>,
+    /// Update set of an earlier build: its nodes fetch a patch of what changed (may be given several times).
+    #[arg(long, value_name = "NAME.set")]
+    patch_from: Vec<PathBuf>,
     /// Version of the image: letters, digits and . ~ ^ -, newer ones sorting later.
     #[arg(long, default_value = VERSION, value_name = "V")]
     version: String,
@@ -74,6 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sign: keys.map(|keys| SignWith { keys, signer: args.signer.clone(), threshold: args.threshold, public: false }),
         expires: args.expires.map(|time| u64::try_from(time.as_second()).unwrap_or(0)),
         cluster: args.cluster.as_deref().map(pin::of_ca).transpose()?,
+        patch_from: args.patch_from.clone(),
         ..Options::new(&args.out)
     };
     let outcome = build(&args.recipe, &options, &report)?;

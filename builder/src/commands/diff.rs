@@ -47,7 +47,8 @@ fn show(found: &Diff) {
         return;
     };
     let part = |(fetched, all): (u64, u64)| format!("{} of {}", megabytes(fetched), megabytes(all));
-    println!("update: UKI {}, root {}, table {}", part(wire.uki), part(wire.root), megabytes(wire.head));
+    let patch = if wire.patch > 0 { format!(", patch {}", megabytes(wire.patch)) } else { String::new() };
+    println!("update: UKI {}, root {}, table {}{patch}", part(wire.uki), part(wire.root), megabytes(wire.head));
     let share = wire.bytes() as f64 * 100.0 / wire.root.1.max(1) as f64;
     println!("  {} in {} requests: {share:.1} % of the root's bytes", megabytes(wire.bytes()), wire.requests);
 }

@@ -31,6 +31,9 @@ pub struct Args {
     /// CA of the one cluster it was built for.
     #[arg(long, value_name = "CA.pem")]
     cluster: Option<PathBuf>,
+    /// Update sets it was built with patches against, in the same order.
+    #[arg(long, value_name = "NAME.set")]
+    patch_from: Vec<PathBuf>,
     #[command(flatten)]
     telling: Telling,
 }
@@ -47,6 +50,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         threshold: args.threshold,
         expires: args.expires.map(|time| u64::try_from(time.as_second()).unwrap_or(0)),
         cluster: args.cluster.as_deref().map(pin::of_ca).transpose()?,
+        patch_from: args.patch_from.clone(),
     };
     let found = verify(&args.image, &against, &args.telling.report())?;
     for (name, verdict) in &found {

@@ -66,7 +66,7 @@ fn a_shell_is_told_of_loudly() {
 #[test]
 fn the_one_cluster_of_an_image_is_shown() {
     let bench = Bench::new();
-    let raw = bench.assemble_for(&node(), "out", "1.2", Some(model::Digest([0xc1; 32]))).unwrap().raw;
+    let raw = bench.assemble_for(&node(), "out", "1.2", Some(model::Digest([0xc1; 32])), &[]).unwrap().raw;
     for suffix in ["raw", "efi"] {
         let text = inspect(&raw.with_extension(suffix)).unwrap().to_string();
         assert!(text.contains(&format!("cluster: {} alone\n", "c1".repeat(32))), "{text}");

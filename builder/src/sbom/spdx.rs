@@ -1,7 +1,7 @@
 //! SPDX 2.3 as JSON.
 
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY as SHA1};
 use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
 
 use super::{About, Part, purl};
 
@@ -71,7 +71,5 @@ fn verification_code(about: &About<'_>, part: &Part<'_>) -> String {
     let mut digests: Vec<&str> =
         part.files.iter().filter_map(|(path, _)| about.sha1.get(path)).map(String::as_str).collect();
     digests.sort_unstable();
-    let mut hash = Context::new(&SHA1);
-    digests.iter().for_each(|digest| hash.update(digest.as_bytes()));
-    image::verity::hex(hash.finish().as_ref())
+    image::verity::hex(&Sha1::digest(digests.concat()))
 }

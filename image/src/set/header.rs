@@ -31,19 +31,24 @@ pub enum Section {
     Uki,
     /// Squashfs and verity tree.
     Root,
+    /// What makes the root out of earlier ones. Who does not know it misses nothing.
+    Patches,
 }
 
-const ALL: [Section; 5] = [Section::Manifest, Section::Signatures, Section::Chunks, Section::Uki, Section::Root];
+/// How many sections there are.
+const COUNT: usize = 6;
+const ALL: [Section; COUNT] =
+    [Section::Manifest, Section::Signatures, Section::Chunks, Section::Uki, Section::Root, Section::Patches];
 
 impl Section {
     /// For messages.
     #[must_use]
     pub fn name(self) -> &'static str {
-        ["manifest", "signatures", "chunk table", "UKI", "root"][self as usize]
+        ["manifest", "signatures", "chunk table", "UKI", "root", "patches"][self as usize]
     }
 
     fn max(self) -> u64 {
-        [MANIFEST_MAX, SIGNATURES_MAX, CHUNKS_MAX, UKI_MAX, u64::MAX / 2][self as usize]
+        [MANIFEST_MAX, SIGNATURES_MAX, CHUNKS_MAX, UKI_MAX, u64::MAX / 4, u64::MAX / 4][self as usize]
     }
 
     /// Bytes that it occupies at least: the signatures' room stays theirs.
@@ -55,13 +60,13 @@ impl Section {
 /// Where each section is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    sections: [Range<u64>; 5],
+    sections: [Range<u64>; COUNT],
 }
 
 impl Header {
     /// Sections of these lengths, each right behind the one before.
     #[must_use]
-    pub fn of_lengths(lengths: [u64; 5]) -> Self {
+    pub fn of_lengths(lengths: [u64; COUNT]) -> Self {
         let mut at = HEADER as u64;
         let sections = std::array::from_fn(|index| {
             let start = at;
@@ -89,6 +94,10 @@ impl Header {
         for (section, range) in ALL.into_iter().zip(&mut sections) {
             let at = 16 + section as usize * 16;
             let (offset, len) = (word(at), word(at + 8));
+            if section == Section::Patches && len == 0 {
+                *range = end..end;
+                break;
+            }
             place(section, offset, len, end)?;
             *range = offset..offset + len;
             end = offset + section.room(len);
@@ -102,7 +111,10 @@ impl Header {
         let mut bytes = [0; HEADER];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        for (index, range) in self.sections.iter().enumerate() {
+        // Zeros where there are no patches: so was it before there was such a section.
+        for (index, range) in
+            self.sections.iter().enumerate().filter(|(index, range)| *index + 1 < COUNT || !range.is_empty())
+        {
             let at = 16 + index * 16;
             bytes[at..at + 8].copy_from_slice(&range.start.to_le_bytes());
             bytes[at + 8..at + 16].copy_from_slice(&(range.end - range.start).to_le_bytes());
@@ -126,7 +138,7 @@ impl Header {
     /// Length of the whole file.
     #[must_use]
     pub fn file_len(&self) -> u64 {
-        self.range(Section::Root).end
+        self.range(if self.len(Section::Patches) > 0 { Section::Patches } else { Section::Root }).end
     }
 
     pub(super) fn with_signatures(mut self, len: u64) -> Self {

@@ -42,6 +42,9 @@ pub struct Manifest {
     pub root: Blob,
     /// The chunk table.
     pub chunks: Chunks,
+    /// What makes the root out of earlier ones, in the order in which they lie.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patches: Vec<Patch>,
     /// The update keys in this image, those that a node trusts once it runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Keys>,
@@ -70,6 +73,17 @@ pub struct Chunks {
     pub sha256: String,
     /// Number of chunks.
     pub count: u64,
+}
+
+/// A patch ([`crate::patch`]), and for whom it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patch {
+    /// Root hash of the root that it is made against, in hexadecimal.
+    pub from: String,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
 }
 
 /// STATE formats, oldest and newest.
@@ -130,6 +144,7 @@ impl About {
             uki: contents.uki.clone(),
             root: contents.root.clone(),
             chunks: contents.chunks.clone(),
+            patches: contents.patches().collect(),
             keys: self.keys.clone(),
             cluster: self.cluster.clone(),
             state_format: STATE_FORMATS,
@@ -176,7 +191,8 @@ impl Manifest {
             let found = format!("{}_{}", self.name, self.version);
             return field("name and version", &found, "such as a boot entry's name has");
         }
-        for sha256 in [&self.uki.sha256, &self.root.sha256, &self.chunks.sha256] {
+        let digests = [&self.uki.sha256, &self.root.sha256, &self.chunks.sha256];
+        for sha256 in digests.into_iter().chain(self.patches.iter().flat_map(|patch| [&patch.from, &patch.sha256])) {
             if !is_sha256(sha256) {
                 return field("sha256", sha256, SHA256);
             }

@@ -10,6 +10,8 @@
 //!       chunks      for each chunk of the UKI, then of the root: SHA-256, length (u32)
 //!       uki
 //!       root        squashfs and verity tree, as in a slot
+//!       patches     what makes the root out of earlier ones, one behind the other; nothing, and zeros in the header,
+//!                   where there are none
 //! ```
 //!
 //! The header itself is not signed: it only says where to look. What is found there counts when it is what the
@@ -30,7 +32,7 @@ mod tests;
 
 pub use error::SetError;
 pub use header::{HEADER, Header, SIGNATURES_MAX, Section};
-pub use manifest::{ARCH, About, Blob, Chunks, FORMAT, Keys, Manifest, STATE_FORMATS, StateFormats};
+pub use manifest::{ARCH, About, Blob, Chunks, FORMAT, Keys, Manifest, Patch, STATE_FORMATS, StateFormats};
 pub use read::{HEAD_MAX, Set, Verified};
 pub use trust::{Expect, TRUST_PATH};
 pub use write::{Contents, measure, sign, write};

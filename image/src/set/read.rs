@@ -1,11 +1,12 @@
 //! A set, read from its beginning on.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
 use super::header::{HEADER, Header, SIGNATURES_MAX, Section};
-use super::manifest::{Blob, Keys, Manifest};
+use super::manifest::{Blob, Keys, Manifest, Patch};
 use super::{Expect, SetError};
 use crate::chunks::{self, Chunk};
 use crate::digest::digest;
@@ -56,6 +57,17 @@ impl Set {
         Ok(Self { header, manifest, manifest_bytes, signatures })
     }
 
+    /// The patches, and where each lies in the file.
+    pub fn patches(&self) -> impl Iterator<Item = (&Patch, Range<u64>)> {
+        placed(&self.header, &self.manifest)
+    }
+
+    /// The patch against the root of this hash, and where it lies in the file.
+    #[must_use]
+    pub fn patch(&self, from: &[u8; 32]) -> Option<(&Patch, Range<u64>)> {
+        against(&self.header, &self.manifest, from)
+    }
+
     /// Decides whether a node with these keys and expectations takes it. Pure.
     ///
     /// # Errors
@@ -68,6 +80,12 @@ impl Set {
 }
 
 impl Verified {
+    /// The patch for a node that runs the root of this hash, and where it lies in the file.
+    #[must_use]
+    pub fn patch(&self, from: &[u8; 32]) -> Option<(&Patch, Range<u64>)> {
+        against(&self.header, &self.manifest, from)
+    }
+
     /// The chunks of UKI and of root, from the bytes of [`Section::Chunks`].
     ///
     /// # Errors
@@ -95,6 +113,32 @@ impl Verified {
     pub fn check_root(&self, reader: impl Read) -> Result<(), SetError> {
         check(Section::Root, reader, &self.manifest.root)
     }
+}
+
+impl Patch {
+    /// Reads a patch to its end and holds it against what was signed.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is another.
+    pub fn check(&self, reader: impl Read) -> Result<(), SetError> {
+        let (sha256, bytes) = digest(reader).map_err(|source| SetError::Read { section: "patch", source })?;
+        same("patch", (&hex(&sha256), bytes), (&self.sha256, self.bytes))
+    }
+}
+
+fn against<'a>(header: &Header, manifest: &'a Manifest, from: &[u8; 32]) -> Option<(&'a Patch, Range<u64>)> {
+    let from = hex(from);
+    placed(header, manifest).find(|(patch, _)| patch.from == from)
+}
+
+fn placed<'a>(header: &Header, manifest: &'a Manifest) -> impl Iterator<Item = (&'a Patch, Range<u64>)> + use<'a> {
+    let mut at = header.range(Section::Patches).start;
+    manifest.patches.iter().map(move |patch| {
+        let start = at;
+        // No overflow: their sum is the section's length.
+        at = at.saturating_add(patch.bytes);
+        (patch, start..at)
+    })
 }
 
 fn check(section: Section, reader: impl Read, said: &Blob) -> Result<(), SetError> {
@@ -131,6 +175,7 @@ fn fits(header: &Header, manifest: &Manifest) -> Result<(), SetError> {
         (Section::Chunks, manifest.chunks.bytes),
         (Section::Uki, manifest.uki.bytes),
         (Section::Root, manifest.root.bytes),
+        (Section::Patches, manifest.patches.iter().fold(0, |sum, patch| patch.bytes.saturating_add(sum))),
     ];
     for (section, expected) in said {
         let found = header.len(section);

@@ -105,6 +105,28 @@ fn the_layout_is_the_documented_one() {
 }
 
 #[test]
+fn patches_lie_behind_the_root_and_are_found_by_the_root_they_are_for() {
+    let (mut made, key) = (made(), key());
+    made.contents.patch(&[1; 32], b"one".to_vec());
+    made.contents.patch(&[2; 32], b"the other".to_vec());
+    made.manifest.patches = made.contents.patches().collect();
+    let file = made.signed(&[&key]);
+    let set = verified(&file, &keys(1, &[&key]), &Expect::new("node", NOW)).expect("verified");
+    let (patch, range) = set.patch(&[2; 32]).expect("there is one");
+    assert_eq!((range.start, range.end), (102_400 + 303_104 + 3, file.len() as u64));
+    assert_eq!(set.header.file_len(), file.len() as u64);
+    let range = usize::try_from(range.start).expect("small")..file.len();
+    patch.check(&file[range.clone()]).expect("what was signed");
+    assert!(patch.check(&file[range.start + 1..]).expect_err("another").to_string().contains("patch"));
+    assert!(set.patch(&[3; 32]).is_none());
+    let all: Vec<_> = Set::open(&file[..]).expect("a set").patches().map(|(patch, _)| patch.bytes).collect();
+    assert_eq!(all, [3, 9]);
+
+    made.manifest.patches[1].bytes += 1;
+    refused(verified(&made.signed(&[&key]), &keys(1, &[&key]), &Expect::new("node", NOW)), "13, as the manifest says");
+}
+
+#[test]
 fn a_signed_set_is_taken_and_its_parts_are_held_against_it() {
     let (made, key) = (made(), key());
     let file = made.signed(&[&key]);

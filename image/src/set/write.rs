@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use sha2::{Digest, Sha256};
 
 use super::header::{HEADER, Header, SIGNATURES_MAX, Section};
-use super::manifest::{Blob, Chunks};
+use super::manifest::{Blob, Chunks, Patch};
 use super::{Manifest, Set, SetError};
 use crate::chunks::{self, Chunk};
 use crate::verity::hex;
@@ -20,6 +20,7 @@ pub struct Contents {
     /// The table of both.
     pub chunks: Chunks,
     table: Vec<u8>,
+    patches: Vec<(Patch, Vec<u8>)>,
 }
 
 /// Reads both to their ends.
@@ -33,10 +34,20 @@ pub fn measure(uki: impl Read, root: impl Read) -> Result<Contents, SetError> {
     let count = table.len() as u64;
     let table = chunks::to_bytes(&table);
     let chunks = Chunks { bytes: table.len() as u64, sha256: hex(&Sha256::digest(&table)), count };
-    Ok(Contents { uki, root, chunks, table })
+    Ok(Contents { uki, root, chunks, table, patches: Vec::new() })
 }
 
 impl Contents {
+    /// Adds a patch ([`crate::patch`]) for nodes that run the root of this hash.
+    pub fn patch(&mut self, from: &[u8; 32], patch: Vec<u8>) {
+        let about = Patch { from: hex(from), bytes: patch.len() as u64, sha256: hex(&Sha256::digest(&patch)) };
+        self.patches.push((about, patch));
+    }
+
+    pub(super) fn patches(&self) -> impl Iterator<Item = Patch> {
+        self.patches.iter().map(|(about, _)| about.clone())
+    }
+
     /// Holds what was measured against what a manifest says.
     ///
     /// # Errors
@@ -101,15 +112,18 @@ pub fn write(
         contents.chunks.bytes,
         contents.uki.bytes,
         contents.root.bytes,
+        contents.patches().map(|patch| patch.bytes).sum(),
     ];
     let header = Header::of_lengths(lengths);
     put(out, 0, HEADER as u64, &header.to_bytes()[..], "header")?;
-    let sections: [(Section, &mut dyn Read); 5] = [
+    let patches: Vec<&[u8]> = contents.patches.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+    let sections: [(Section, &mut dyn Read); 6] = [
         (Section::Manifest, &mut &manifest[..]),
         (Section::Signatures, &mut &signatures[..]),
         (Section::Chunks, &mut &contents.table[..]),
         (Section::Uki, &mut { uki }),
         (Section::Root, &mut { root }),
+        (Section::Patches, &mut &patches.concat()[..]),
     ];
     for (section, reader) in sections {
         put(out, header.range(section).start, header.len(section), reader, section.name())?;

@@ -39,10 +39,10 @@ pub fn index(blocks: &[Block]) -> Vec<u8> {
     bytes
 }
 
-/// An earlier image, open.
-#[derive(Debug)]
+/// An earlier image, open; by default there is none.
+#[derive(Debug, Default)]
 pub struct Kept {
-    image: File,
+    image: Option<File>,
     blocks: HashMap<[u8; 32], (u64, u32)>,
 }
 
@@ -58,14 +58,14 @@ impl Kept {
             let (offset, length) = rest.split_first_chunk::<8>()?;
             Some((*sha256, (u64::from_le_bytes(*offset), u32::from_le_bytes(*length.first_chunk::<4>()?))))
         };
-        Ok(Self { image: File::open(image)?, blocks: bytes.chunks_exact(RECORD).filter_map(record).collect() })
+        Ok(Self { image: Some(File::open(image)?), blocks: bytes.chunks_exact(RECORD).filter_map(record).collect() })
     }
 
     /// These bytes as they were compressed; none when they were not, or when what is there is anything else.
     pub(super) fn compressed(&self, sha256: &[u8; 32], plain: &[u8]) -> Option<Vec<u8>> {
         let (offset, length) = *self.blocks.get(sha256)?;
         let mut packed = vec![0; usize::try_from(length).ok().filter(|length| *length < plain.len())?];
-        self.image.read_exact_at(&mut packed, offset).ok()?;
+        self.image.as_ref()?.read_exact_at(&mut packed, offset).ok()?;
         let unpacked = zstd::bulk::decompress(&packed, plain.len()).ok()?;
         (unpacked == plain).then_some(packed)
     }

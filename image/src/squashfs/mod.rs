@@ -32,6 +32,7 @@ use superblock::{FLAG_DUPLICATES, FLAG_EXPORTABLE, FLAG_NO_FRAGMENTS, FLAG_NO_XA
 pub use error::SquashfsError;
 pub use kept::{Block, Kept, index};
 pub use pack::DEDUPE_LIMIT;
+pub(crate) use pack::block;
 pub use superblock::{Info, info};
 pub use xattr::is_storable as xattr_is_storable;
 
@@ -115,7 +116,7 @@ pub struct Summary {
     pub content_bytes: u64,
     /// Files that shared the blocks of an equal one.
     pub duplicates: u64,
-    /// What was compressed, for [`index`].
+    /// What was compressed, for [`index`]; empty without [`Kept`].
     pub blocks: Vec<Block>,
 }
 
@@ -138,7 +139,8 @@ impl<W: Write + Seek> Writer<W> {
         Self::after(out, options, None)
     }
 
-    /// The same, with what an earlier image has compressed at the same level by the same library.
+    /// The same, with what an earlier image has compressed at the same level by the same library. With an empty one
+    /// nothing is there to take, and an index for the next image is made.
     ///
     /// # Errors
     /// As [`Writer::new`].

@@ -43,7 +43,7 @@ pub struct Packed<W> {
     pub fragments: Vec<u8>,
     pub content_bytes: u64,
     pub duplicates: u64,
-    /// What was compressed.
+    /// What was compressed, where blocks are kept.
     pub blocks: Vec<Block>,
 }
 
@@ -64,7 +64,7 @@ struct Done {
     /// What goes to disk; empty for a block of zeros.
     bytes: Vec<u8>,
     stored: bool,
-    /// Of what was compressed.
+    /// Of what was compressed, where blocks are kept.
     sha256: Option<[u8; 32]>,
 }
 
@@ -247,6 +247,21 @@ impl<W: Write + Seek> Packer<W> {
     }
 }
 
+/// One block as it goes to disk; nothing of one that is all zeros.
+pub fn block(compressor: &mut Compressor<'_>, data: &[u8]) -> Result<Vec<u8>> {
+    if data.iter().all(|byte| *byte == 0) {
+        return Ok(Vec::new());
+    }
+    let packed = compressor.compress(data).map_err(SquashfsError::Compress)?;
+    Ok(shorter(packed, data.to_vec()).0)
+}
+
+/// What of a block goes to disk, and whether that is the block as it is.
+fn shorter(packed: Vec<u8>, data: Vec<u8>) -> (Vec<u8>, bool) {
+    let stored = packed.len() >= data.len();
+    (if stored { data } else { packed }, stored)
+}
+
 /// Reads until the block is full or the input ends; short means the end.
 fn read_block(input: &mut impl Read, size: usize) -> std::io::Result<Vec<u8>> {
     let mut block = Vec::new();
@@ -326,13 +341,13 @@ fn work(
             Err(_) => return,
         };
         let Ok(Job { number, target, data }) = job else { return };
-        let sha256 = Sha256::digest(&data).into();
-        let known = kept.and_then(|kept| kept.compressed(&sha256, &data));
+        // Only who keeps blocks pays for their digests.
+        let sha256 = kept.map(|_| Sha256::digest(&data).into());
+        let known = kept.zip(sha256.as_ref()).and_then(|(kept, sha256)| kept.compressed(sha256, &data));
         let packed = known.map_or_else(|| compressor.compress(&data).map_err(SquashfsError::Compress), Ok);
         let result = packed.map(|packed| {
-            let stored = packed.len() >= data.len();
-            let sha256 = (!stored).then_some(sha256);
-            Done { target, bytes: if stored { data } else { packed }, stored, sha256 }
+            let (bytes, stored) = shorter(packed, data);
+            Done { target, bytes, stored, sha256: sha256.filter(|_| !stored) }
         });
         if results.send((number, result)).is_err() {
             return;

@@ -245,7 +245,8 @@ fn an_image_is_the_same_with_what_an_earlier_one_has_compressed_and_with_any_dam
     tree.insert("noise", Entry::file(0o644, noise(50_000, 7))).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (image, blocks) = (folder.path().join("image"), folder.path().join("blocks"));
-    let (bytes, summary) = write_tree(Cursor::new(Vec::new()), &tree, SMALL).unwrap();
+    let (bytes, summary) = write_tree_after(Cursor::new(Vec::new()), &tree, SMALL, Some(Kept::default())).unwrap();
+    assert!(bytes.get_ref() == &packed(&tree, SMALL));
     assert!(summary.blocks.len() > 50, "{}", summary.blocks.len());
     std::fs::write(&image, bytes.get_ref()).unwrap();
     std::fs::write(&blocks, index(&summary.blocks)).unwrap();

@@ -163,11 +163,8 @@ fn selects(body: &mut Reader<'_>, pcr: u8) -> Result<bool, TpmError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image::verity::hex;
     use proptest::prelude::*;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
 
     #[track_caller]
     fn check(command: &[u8], expect: &str) {

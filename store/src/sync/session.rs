@@ -254,7 +254,7 @@ impl Session {
         Ok(())
     }
 
-    /// Acknowledged once it is kept: the node forgets it then.
+    /// Acknowledged once it is kept: the node tells it until then.
     async fn escrow(&mut self, Escrow { volume, key }: Escrow) -> Result<()> {
         if !recovery::is_volume(&volume) {
             warn!(node = name(&self.node), "A recovery key refused: it is for no volume");

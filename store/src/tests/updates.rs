@@ -25,7 +25,8 @@ fn a_set(version: &str) -> Vec<u8> {
     let mut root = Cursor::new((0..200_704u32).map(|at| (at / 7) as u8).collect::<Vec<_>>());
     let verity = verity::append(&mut root, 200_704, &[7; 32]).expect("a tree");
     let root = root.into_inner();
-    let contents = set::measure(&uki[..], &root[..]).expect("measured");
+    let mut contents = set::measure(&uki[..], &root[..]).expect("measured");
+    contents.patch(&[1; 32], vec![9; 5000]);
     let about = set::About {
         name: "node".into(),
         version: version.into(),
@@ -93,9 +94,10 @@ async fn what_is_no_set_or_a_damaged_one_is_refused_with_what_was_found() {
     };
     for (bytes, expect) in [
         (vec![7; 10_000], "Cannot add node.set: "),
-        (flipped(good.len() - 5000), "root"),
+        (flipped(good.len() - 4000), "patch"),
+        (flipped(good.len() - 15_000), "root"),
         (flipped(30_000), "UKI"),
-        (good[..good.len() - 4096].to_vec(), "root"),
+        (good[..good.len() - 4096].to_vec(), "expected that of the file"),
         ([&good[..], &[0; 4096]].concat(), "expected that of the file"),
     ] {
         let body = upload(&admin, bytes).await;

@@ -16,12 +16,13 @@ use super::{random, seed};
 use crate::console::Console;
 use crate::fail::chain;
 use crate::tpm::{self, PCR, Tpm, TpmError};
+use image::verity::hex;
 use model::paths::RECOVERY;
 use model::recovery::{ENTROPY, Escrow, RecoveryKey};
 use model::seed::{Encryption, Seed};
+use node_init::files;
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use token::Token;
 
@@ -77,7 +78,7 @@ pub fn wished(mounted: &Mounted) -> Result<Option<Maker>, BootError> {
 pub struct Made {
     /// The opened device.
     pub device: PathBuf,
-    /// Its recovery key, to be kept on it until the store has it.
+    /// Its recovery key, to be kept on it, from where the store gets it.
     escrow: Escrow,
 }
 
@@ -108,13 +109,9 @@ impl Made {
     /// Keeps the recovery key on STATE itself, which is mounted. On disk when this returns: a volume whose recovery key
     /// nobody has must not come into use.
     pub fn keep_recovery_key(&self) -> Result<(), sys::Error> {
-        let text = serde_json::to_vec(&self.escrow).unwrap_or_default();
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(RECOVERY);
-        let written = file.and_then(|mut f| {
-            f.write_all(&text)?;
-            f.sync_all()
-        });
-        written.and_then(|()| File::open(model::paths::STATE)?.sync_all()).map_err(sys::Error::of("write", RECOVERY))
+        let text = serde_json::to_vec(&self.escrow).map_err(io::Error::other);
+        let written = text.and_then(|text| files::replace(Path::new(RECOVERY), &text, 0o600));
+        written.map_err(sys::Error::of("write", RECOVERY))
     }
 }
 
@@ -165,9 +162,7 @@ fn by_tpm(partition: &Path) -> Result<(), VaultError> {
                 Ok(()) => return Ok(()),
                 Err(e) => why = e.into(),
             },
-            Err(TpmError::Changed) => {
-                why = VaultError::Changed { now: token::hex(&tpm.pcr()?), then: token.pcr().to_owned() }
-            }
+            Err(TpmError::Changed) => why = VaultError::Changed { now: hex(&tpm.pcr()?), then: token.pcr().to_owned() },
             Err(e) => why = e.into(),
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::tpm::{DIGEST, Sealed};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use image::verity::hex;
 use serde::{Deserialize, Serialize};
 
 /// Marks our tokens; cryptsetup leaves those of kinds that it does not know alone.
@@ -43,11 +44,6 @@ impl Token {
     pub fn pcr(&self) -> &str {
         &self.pcr
     }
-}
-
-/// In hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

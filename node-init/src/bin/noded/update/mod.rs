@@ -12,6 +12,7 @@
 mod bless;
 mod disk;
 mod error;
+mod patch;
 mod record;
 pub mod rehearsal;
 mod source;
@@ -299,8 +300,13 @@ impl Updater {
         let mut source = Source::open(&self.store, &update.digest).await?;
         let root = self.paths.at(model::paths::UPDATE);
         let (staged, table) = Staged::begin(&root, update, &terms, &mut source).await?;
+        let patch = patch::fetch(&staged, &self.running, &mut source).await?;
         let (filling, running) = (staged.clone(), self.running.clone());
-        let halves = blocking(move || filling.fill(&running, &table)).await?;
+        let (made, halves) = blocking(move || {
+            let made = patch.map_or(Ok(0), |patch| patch::apply(&filling, &running, &patch))?;
+            Ok((made, filling.fill(&running, &table)?))
+        })
+        .await?;
         for missing in &halves {
             staged.fetch(missing, &mut source).await?;
         }
@@ -314,8 +320,9 @@ impl Updater {
         self.rehearse(&staged).await?;
         let (fetched, whole) = (source.fetched, update.bytes);
         tracing::info!(version = update.version, fetched, whole, "The update is staged");
+        let patched = if made > 0 { format!(", and a patch made {:.2} MB", made as f64 / 1e6) } else { String::new() };
         self.init.console(&format!(
-            "Version {} is here: {:.1} MB came over the network, of {:.1} MB",
+            "Version {} is here: {:.1} MB came over the network, of {:.1} MB{patched}",
             update.version,
             fetched as f64 / 1e6,
             whole as f64 / 1e6

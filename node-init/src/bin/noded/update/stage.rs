@@ -3,6 +3,8 @@
 //! ```text
 //! /state/update/<digest of the set>/uki, root    parts are where they belong as soon as they are there, so that a
 //!                                                fetch that was cut off goes on: chunks that are right are not fetched
+//!                                   patch        until it is used ([`super::patch`])
+//!                                   patched      it was
 //! ```
 
 use super::{UpdateError, disk::Running, source::Source};
@@ -16,7 +18,6 @@ use image::{
     slot::SlotError,
 };
 use model::{Digest, update::Update};
-use sha2::{Digest as _, Sha256};
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
@@ -26,7 +27,7 @@ use std::{
 };
 
 /// One request carries about this much.
-const REQUEST: u64 = 4 << 20;
+pub const REQUEST: u64 = 4 << 20;
 
 /// The two files of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,11 +100,15 @@ impl Staged {
         // Of a fetch that was cut off: by blocks, for the file has its whole length from the start.
         let here = |half| fs::metadata(self.path(half)).map_or(0, |m| m.blocks() * 512);
         let manifest = &self.set.manifest;
-        let needed =
-            manifest.uki.bytes.saturating_sub(here(Half::Uki)) + manifest.root.bytes.saturating_sub(here(Half::Root));
-        let free = files::free(&self.dir).map_err(UpdateError::disk(&self.dir))?;
-        let (needed_mib, free_mib) = (needed.div_ceil(1 << 20), free >> 20);
-        if needed <= free { Ok(()) } else { Err(UpdateError::NoRoom { needed_mib, free_mib }) }
+        let halves = [(Half::Uki, manifest.uki.bytes), (Half::Root, manifest.root.bytes)];
+        let halves = halves.map(|(half, bytes)| bytes.saturating_sub(here(half)));
+        let patch = manifest.patches.iter().map(|patch| patch.bytes).max().unwrap_or(0);
+        room(&self.dir, halves[0] + halves[1] + patch)
+    }
+
+    /// Where something else of it lies.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// Where a half lies.
@@ -161,6 +166,13 @@ impl Staged {
     }
 }
 
+/// Whether so many bytes are free on STATE, where this folder lies.
+pub fn room(folder: &Path, needed: u64) -> Result<(), UpdateError> {
+    let free = files::free(folder).map_err(UpdateError::disk(folder))?;
+    let (needed_mib, free_mib) = (needed.div_ceil(1 << 20), free >> 20);
+    if needed <= free { Ok(()) } else { Err(UpdateError::NoRoom { needed_mib, free_mib }) }
+}
+
 /// Removes what was staged of other sets than this one.
 pub fn tidy(root: &Path, keep: Option<&Digest>) {
     let keep = keep.map(Digest::to_string);
@@ -192,7 +204,7 @@ fn check(bytes: &[u8], chunks: &[Chunk]) -> Result<(), UpdateError> {
     let mut at = 0;
     for chunk in chunks {
         let end = at + chunk.len as usize;
-        if bytes.get(at..end).is_none_or(|bytes| <[u8; 32]>::from(Sha256::digest(bytes)) != chunk.sha256) {
+        if bytes.get(at..end).is_none_or(|bytes| !chunk.is(bytes)) {
             return Err(UpdateError::Chunk);
         }
         at = end;
@@ -206,7 +218,7 @@ struct Here {
     places: HashMap<Chunk, (usize, u64)>,
 }
 
-trait ReadSeek: Read + Seek + Send {}
+pub trait ReadSeek: Read + Seek + Send {}
 impl<T: Read + Seek + Send> ReadSeek for T {}
 
 impl Here {
@@ -237,7 +249,7 @@ impl Here {
             for chunk in table {
                 let bytes = &mut buffer[..chunk.len as usize];
                 file.read_exact_at(bytes, at)?;
-                if !is(bytes, chunk) {
+                if !chunk.is(bytes) {
                     if self.read(chunk, bytes)? {
                         file.write_all_at(bytes, at)?;
                     } else {
@@ -259,15 +271,12 @@ impl Here {
         let file = &mut self.files[*file];
         file.seek(SeekFrom::Start(*at))?;
         file.read_exact(bytes)?;
-        Ok(is(bytes, chunk))
+        Ok(chunk.is(bytes))
     }
 }
 
-fn is(bytes: &[u8], chunk: &Chunk) -> bool {
-    <[u8; 32]>::from(Sha256::digest(bytes)) == chunk.sha256
-}
-
-fn running_root(running: &Running) -> Result<Box<dyn ReadSeek>, UpdateError> {
+/// The root that the node runs.
+pub fn running_root(running: &Running) -> Result<Box<dyn ReadSeek>, UpdateError> {
     let mut disk = running.open()?;
     let table = Table::read(&mut Stream::new(&mut disk)).map_err(SlotError::from)?;
     let guid = running.verity.partition_uuid();
@@ -297,6 +306,7 @@ fn running_uki(running: &Running) -> Result<Box<dyn ReadSeek>, UpdateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest as _, Sha256};
 
     #[test]
     fn a_piece_is_asked_for_in_requests_of_whole_chunks() {

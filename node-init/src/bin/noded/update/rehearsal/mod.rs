@@ -6,8 +6,8 @@
 
 pub mod inside;
 
-use super::UpdateError;
-use crate::{files, paths::Paths};
+use super::{UpdateError, stage::room};
+use crate::paths::Paths;
 use model::paths::RUN;
 use nix::{errno::Errno, libc};
 use serde::{Deserialize, Serialize};
@@ -39,12 +39,8 @@ pub struct Report {
 /// Has the version in the root at this path read STATE, and holds what it needs against what is free. Blocks.
 pub fn rehearse(version: &str, root: &Path, paths: &Paths) -> Result<(), UpdateError> {
     let report = ask(version, root, paths)?;
-    let free = files::free(&paths.state).map_err(UpdateError::disk(&paths.state))?;
-    tracing::info!(version, format = report.format, needs = report.needs, free, "STATE was read by the new version");
-    if report.needs > free {
-        return Err(UpdateError::NoRoom { needed_mib: report.needs.div_ceil(1 << 20), free_mib: free >> 20 });
-    }
-    Ok(())
+    tracing::info!(version, format = report.format, needs = report.needs, "STATE was read by the new version");
+    room(&paths.state, report.needs)
 }
 
 fn ask(version: &str, root: &Path, paths: &Paths) -> Result<Report, UpdateError> {
