@@ -64,9 +64,7 @@ fn inside_namespaces() {
     let runtime = machine.daemon();
     let (guests, mut session) = runtime.block_on(machine.a_guest_starts_and_takes_a_session());
     runtime.block_on(machine.its_files_are_where_they_should_be(&mut session));
-    // As by kill -9: nothing is given the chance to clean up.
-    drop(guests);
-    runtime.shutdown_background();
+    killed(runtime, guests);
 
     let runtime = machine.daemon();
     runtime.block_on(async {
@@ -81,12 +79,19 @@ fn inside_namespaces() {
         machine.a_version_on_trial_says_why_no_guest_starts_and_is_proven_once_one_does().await;
         machine.a_desktop_starts_beside_the_probe_and_nobody_takes_that_for_a_vm().await;
     });
-    runtime.shutdown_background();
+    killed(runtime, ());
 
     let runtime = machine.daemon();
-    drop(runtime.block_on(machine.a_probe_is_under_way()));
-    runtime.shutdown_background();
+    let guests = runtime.block_on(machine.a_probe_is_under_way());
+    killed(runtime, guests);
     machine.daemon().block_on(machine.the_next_daemon_removes_what_was_left());
+}
+
+/// As by kill -9: nothing is given the chance to clean up, and nothing of it is left when this returns. What it had
+/// locked is free then, as after the end of a process.
+fn killed<T>(runtime: Runtime, held: T) {
+    drop(held);
+    runtime.shutdown_timeout(Duration::from_secs(60));
 }
 
 /// A machine of the test's own: directories, bridge, images.
