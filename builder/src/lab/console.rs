@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A line that has not ended and does not grow for so long is a whole one: a prompt, or firmware that says no more.
+const PROMPT: Duration = Duration::from_secs(1);
+
 /// The serial console of a machine: a file that QEMU writes.
 #[derive(Debug, Clone)]
 pub struct Console {
@@ -40,18 +43,25 @@ impl Console {
         Ok(())
     }
 
-    /// Waits for a line that contains `pattern` and returns it.
+    /// Waits for a line that contains `pattern` and returns all of it.
     pub fn wait_for(&self, pattern: &str, limit: Duration) -> Result<String, LabError> {
         self.wait_for_any(&[pattern], limit)
     }
 
-    /// Waits for a line that contains any of `patterns` and returns it.
+    /// Waits for a line that contains any of `patterns` and returns all of it.
     pub fn wait_for_any(&self, patterns: &[&str], limit: Duration) -> Result<String, LabError> {
         let end = Instant::now() + limit;
+        // A serial line brings letter by letter, so the last line may be one's beginning.
+        let (mut last, mut since) = (String::new(), Instant::now());
         loop {
             let text = self.text()?;
-            if let Some(line) = text.lines().find(|l| patterns.iter().any(|p| l.contains(p))) {
-                return Ok(line.to_owned());
+            if let Some(line) = text.split_inclusive('\n').find(|l| patterns.iter().any(|p| l.contains(p))) {
+                if line.ends_with('\n') || line == last && since.elapsed() >= PROMPT {
+                    return Ok(line.trim_end_matches('\n').to_owned());
+                }
+                if line != last {
+                    (last, since) = (line.to_owned(), Instant::now());
+                }
             }
             if Instant::now() > end {
                 let what = format!("'{}' on the console", patterns.join("' or '"));
@@ -83,7 +93,22 @@ fn plain(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::*;
+    use std::{io::Write, thread::sleep};
+
+    #[test]
+    fn a_line_is_taken_when_it_is_whole() {
+        let mut log = tempfile::NamedTempFile::new().expect("a file");
+        let console = Console::at(log.path().to_owned());
+        let said = std::thread::spawn(move || console.wait_for("phase", Duration::from_secs(20)));
+        for part in ["up\n phase 'st", "ate' fa", "iled.\nlater"] {
+            log.write_all(part.as_bytes()).expect("written");
+            sleep(Duration::from_millis(150));
+        }
+        assert_eq!(said.join().expect("no panic").expect("found"), " phase 'state' failed.");
+        let prompt = Console::at(log.path().to_owned()).wait_for("later", Duration::from_secs(20));
+        assert_eq!(prompt.expect("found"), "later");
+    }
 
     #[test]
     fn control_sequences_and_returns_are_left_out() {
