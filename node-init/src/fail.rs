@@ -1,5 +1,6 @@
 //! Dead ends: what broke, what to do, and then a reboot, which boot counting can turn into a roll-back.
 
+use crate::boot::on_trial;
 use crate::console::Console;
 use std::any::Any;
 use std::convert::Infallible;
@@ -9,6 +10,10 @@ use sys::power::{End, end, sync_within};
 
 /// Seconds that the page can be read.
 const COUNTDOWN_S: u64 = 10;
+/// The same in a trial: a version that does not hold shows it three times, and keeps its node away for as long.
+const COUNTDOWN_ON_TRIAL_S: u64 = 3;
+/// Until the disk has told whether this is one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the boot cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +62,8 @@ pub fn give_up(failure: &Failure) -> ! {
     tracing::error!(phase = failure.phase, error = %failure.what, "Cannot boot");
     let console = Console::open();
     page(failure).iter().for_each(|line| console.line(line));
-    for left in (1..=COUNTDOWN_S).rev() {
+    let countdown = if on_trial(PATIENCE) { COUNTDOWN_ON_TRIAL_S } else { COUNTDOWN_S };
+    for left in (1..=countdown).rev() {
         console.line(&format!("  Reboot in {left} s"));
         std::thread::sleep(Duration::from_secs(1));
     }

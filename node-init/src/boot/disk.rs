@@ -85,12 +85,17 @@ pub struct Disk {
     pub node: PathBuf,
 }
 
+/// The disk with the partition of the root.
+pub fn with_root(cmdline: &Cmdline) -> Option<Disk> {
+    let uuid = cmdline.root_uuid();
+    let root = identified().into_iter().find(|p| p.uuid == uuid)?.partition;
+    Some(Disk { node: Path::new("/dev").join(&root.disk), name: root.disk })
+}
+
 /// The disk of the partition that the root was found on. Written down for `noded`.
 pub fn of_root(cmdline: &Cmdline) -> Result<Disk, BootError> {
-    let uuid = cmdline.root_uuid();
-    let root = identified().into_iter().find(|p| p.uuid == uuid).map(|p| p.partition);
-    let root = root.ok_or_else(|| BootError::NoRoot { uuid, seconds: 0, seen: "others".to_owned() })?;
-    let disk = Disk { node: Path::new("/dev").join(&root.disk), name: root.disk };
+    let none = || BootError::NoRoot { uuid: cmdline.root_uuid(), seconds: 0, seen: "others".to_owned() };
+    let disk = with_root(cmdline).ok_or_else(none)?;
     let told = model::paths::ROOT_DISK;
     std::fs::write(told, disk.node.display().to_string()).map_err(sys::Error::of("write", told))?;
     Ok(disk)

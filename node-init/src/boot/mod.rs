@@ -22,7 +22,7 @@ pub use mounts::pstore as mount_pstore;
 pub use phases::TimelineFile;
 pub use seed::Source as Seed;
 pub use state::State;
-pub use trial::Trial;
+pub use trial::{Trial, under_way as on_trial};
 
 use crate::devices::Devices;
 use crate::fail::Failure;

@@ -3,12 +3,13 @@
 //! What runs is known by its root hash, and how it fares is in the name of its boot entry (`image::slot`). A node that
 //! was booted otherwise, by PXE or directly by a lab, is on no trial.
 
-use super::cmdline::Cmdline;
-use super::disk::Disk;
+use super::cmdline::{self, Cmdline};
+use super::disk::{self, Disk};
 use image::slot::{Slot, Slots};
 use image::verity::hex;
 use model::key::{Config, TRIAL_LIMIT};
 use std::fs::File;
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// No trial is shorter or longer than this, whatever the configuration says: a boot takes its time, and a node that does
@@ -38,6 +39,18 @@ pub fn find(disk: &Disk, cmdline: &Cmdline) -> Option<Trial> {
             None
         }
     }
+}
+
+/// Whether this boot is a trial, from whatever state it has failed in: where the disk gives no answer in time, none.
+pub fn under_way(patience: Duration) -> bool {
+    let look = || {
+        let cmdline = cmdline::read().ok()?;
+        find(&disk::with_root(&cmdline)?, &cmdline)
+    };
+    // A thread of its own: what has failed may be that nobody gets an answer of the disk.
+    let (tell, told) = mpsc::channel();
+    let looks = std::thread::Builder::new().stack_size(256 * 1024).spawn(move || tell.send(look().is_some()));
+    looks.is_ok() && told.recv_timeout(patience).unwrap_or(false)
 }
 
 /// The version on the disk that has this root, by its hash in hexadecimal.
