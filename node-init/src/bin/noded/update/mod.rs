@@ -17,6 +17,7 @@ mod record;
 pub mod rehearsal;
 mod source;
 mod stage;
+mod tally;
 mod words;
 
 pub use error::UpdateError;
@@ -37,8 +38,9 @@ use model::{
 use node_init::state_format;
 use record::{Attempt, Book};
 use source::Source;
-use stage::{Half, Staged, Terms};
+use stage::{Half, Missing, Staged, Terms};
 use std::{fs::File, sync::Arc, time::Duration};
+use tally::Tally;
 use tokio::{
     sync::{Mutex, watch},
     time::{Instant, sleep_until},
@@ -300,15 +302,21 @@ impl Updater {
         let mut source = Source::open(&self.store, &update.digest).await?;
         let root = self.paths.at(model::paths::UPDATE);
         let (staged, table) = Staged::begin(&root, update, &terms, &mut source).await?;
-        let patch = patch::fetch(&staged, &self.running, &mut source).await?;
+        self.admit(&staged).await?;
+        let patch = patch::fetch(&staged, &self.running, &mut source, |far| {
+            self.at(update, UpdateStep::Fetching, format!("a patch, {far}"));
+        });
+        let patch = patch.await?;
         let (filling, running) = (staged.clone(), self.running.clone());
         let (made, halves) = blocking(move || {
             let made = patch.map_or(Ok(0), |patch| patch::apply(&filling, &running, &patch))?;
             Ok((made, filling.fill(&running, &table)?))
         })
         .await?;
+        let all = halves.iter().map(Missing::bytes).sum();
+        let mut tally = Tally::new(all, |far| self.at(update, UpdateStep::Fetching, far));
         for missing in &halves {
-            staged.fetch(missing, &mut source).await?;
+            staged.fetch(missing, &mut source, &mut tally).await?;
         }
         let checked = staged.clone();
         if let Err(error) = blocking(move || checked.check()).await {
@@ -328,6 +336,22 @@ impl Updater {
             whole as f64 / 1e6
         ));
         Ok(staged)
+    }
+
+    /// Whether it could be installed now, before the rest of it is fetched.
+    async fn admit(&self, staged: &Staged) -> Result<(), UpdateError> {
+        let (running, offered) = (self.running.clone(), new(staged)?);
+        let turn = self.writing.clone().lock_owned().await; // a blessing renames entries
+        let plan = blocking(move || {
+            let slots = running.look();
+            drop(turn);
+            Ok(slot::install(&offered, &slots?, Some(&running.version)))
+        });
+        match plan.await? {
+            // The first passes by itself; the second is what a daemon that was cut off has done already.
+            Ok(_) | Err(Refusal::OnTrial { .. } | Refusal::Installed { state: State::Trial(_), .. }) => Ok(()),
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     /// The new version, held against what was signed just before, reads STATE: when it is here, and again when its turn

@@ -8,6 +8,7 @@ use super::{
     disk::Running,
     source::Source,
     stage::{Half, REQUEST, Staged, running_root},
+    tally::Tally,
 };
 use crate::{files, report::chain};
 use image::patch::{self, Applied, PatchError};
@@ -24,8 +25,13 @@ const PATCH: &str = "patch";
 const PATCHED: &str = "patched";
 
 /// Fetches the patch for what runs, going on where a fetch was cut off: where it is. None when there is none, or it was
-/// used.
-pub async fn fetch(staged: &Staged, running: &Running, source: &mut Source) -> Result<Option<PathBuf>, UpdateError> {
+/// used. `tell` hears how far it is.
+pub async fn fetch(
+    staged: &Staged,
+    running: &Running,
+    source: &mut Source,
+    tell: impl FnMut(String),
+) -> Result<Option<PathBuf>, UpdateError> {
     let Some((about, range)) = staged.set.patch(&running.verity.root) else { return Ok(None) };
     if staged.file(PATCHED).exists() {
         return Ok(None);
@@ -34,10 +40,13 @@ pub async fn fetch(staged: &Staged, running: &Running, source: &mut Source) -> R
     let failed = || UpdateError::disk(&path);
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed())?;
     let mut at = file.metadata().map_err(failed())?.len();
+    let mut tally = Tally::new(about.bytes, tell);
+    tally.add(at);
     while at < about.bytes {
         let end = about.bytes.min(at + REQUEST);
         let bytes = source.get(range.start + at..range.start + end).await?;
         file.write_all_at(&bytes, at).map_err(failed())?;
+        tally.add(end - at);
         at = end;
     }
     match about.check(&file) {

@@ -7,7 +7,7 @@
 //!                                   patched      it was
 //! ```
 
-use super::{UpdateError, disk::Running, source::Source};
+use super::{UpdateError, disk::Running, source::Source, tally::Tally};
 use crate::files;
 use image::{
     chunks::{self, Chunk, Piece},
@@ -44,6 +44,13 @@ pub struct Missing {
     half: Half,
     chunks: Vec<Chunk>,
     pieces: Vec<Piece>,
+}
+
+impl Missing {
+    /// Bytes to fetch.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes.end - piece.bytes.start).sum()
+    }
 }
 
 /// A set on its way to STATE, or there.
@@ -132,7 +139,12 @@ impl Staged {
     }
 
     /// Fetches what is missing and puts it where it belongs.
-    pub async fn fetch(&self, missing: &Missing, source: &mut Source) -> Result<(), UpdateError> {
+    pub async fn fetch(
+        &self,
+        missing: &Missing,
+        source: &mut Source,
+        tally: &mut Tally<impl FnMut(String)>,
+    ) -> Result<(), UpdateError> {
         let Missing { half, chunks, pieces } = missing;
         let path = self.path(*half);
         let file = File::options().write(true).open(&path).map_err(UpdateError::disk(&path))?;
@@ -145,6 +157,7 @@ impl Staged {
             let got = source.get(start + bytes.start..start + bytes.end).await?;
             check(&got, chunks)?;
             file.write_all_at(&got, bytes.start).map_err(UpdateError::disk(&path))?;
+            tally.add(bytes.end - bytes.start);
         }
         file.sync_all().map_err(UpdateError::disk(&path))
     }
