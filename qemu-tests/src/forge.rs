@@ -32,14 +32,17 @@ impl Forge {
         self.build("node", version, &["--patch-from", &artifact(from, "set").to_string_lossy()])
     }
 
-    /// The same with a line of its recipe changed, so that something is missing or wrong in it.
-    pub fn node_with(&self, version: &str, line: &str, changed: &str) -> Result<PathBuf> {
+    /// The same with parts of its recipe replaced, so that something is missing, wrong or small in it.
+    pub fn node_with(&self, version: &str, changes: &[(&str, &str)]) -> Result<PathBuf> {
         let recipes = programs::source_tree().join("image/recipes");
         let folder = self.dir.join(format!("recipe-{version}"));
         std::fs::create_dir_all(&folder).with_context(|| format!("Cannot make {}", folder.display()))?;
-        let recipe = std::fs::read_to_string(recipes.join("node.toml")).context("Cannot read the recipe")?;
-        ensure!(recipe.matches(line).count() == 1, "the recipe has {line:?} not once");
-        std::fs::write(folder.join("node.toml"), recipe.replace(line, changed)).context("Cannot write a recipe")?;
+        let mut recipe = std::fs::read_to_string(recipes.join("node.toml")).context("Cannot read the recipe")?;
+        for (part, changed) in changes {
+            ensure!(recipe.matches(part).count() == 1, "the recipe has {part:?} not once");
+            recipe = recipe.replace(part, changed);
+        }
+        std::fs::write(folder.join("node.toml"), recipe).context("Cannot write a recipe")?;
         std::fs::copy(recipes.join("node.lock"), folder.join("node.lock")).context("Cannot copy a lock")?;
         self.build(&folder.join("node.toml").to_string_lossy(), version, &[])
     }

@@ -7,11 +7,15 @@
 pub mod cuts;
 mod forge;
 mod numbers;
+mod signed;
 mod updated;
+mod volume;
 
 pub use forge::{Forge, artifact, build};
 pub use numbers::Numbers;
+pub use signed::Signed;
 pub use updated::Updated;
+pub use volume::Volume;
 
 use anyhow::{Context, Result, ensure};
 use builder::lab::{Chaos, Cluster, Images, LabError};

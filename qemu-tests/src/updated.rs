@@ -25,9 +25,19 @@ impl Updated {
 
     /// The same on hardware of its own.
     pub fn boot_on(lab: &Lab, hardware: Boot) -> Result<Self> {
+        Self::boot_by(lab, hardware, |store| Ok(store.seed("node1")?))
+    }
+
+    /// The same at the end of a line that carries so many bytes a second.
+    pub fn boot_far_away(lab: &Lab, image: &Path, bytes_per_second: u64) -> Result<Self> {
+        let hardware = Boot::new(image).firmware(Firmware::Uefi);
+        Self::boot_by(lab, hardware, |store| Ok(store.seed_through(store.line(bytes_per_second)?, "node1")?))
+    }
+
+    fn boot_by(lab: &Lab, hardware: Boot, seed: impl Fn(&Store) -> Result<String>) -> Result<Self> {
         let store = lab.store()?;
         store.qa(&["config", "set", "node.bless.after=5"])?;
-        let mut machine = lab.boot(hardware.seed(store.seed("node1")?))?;
+        let mut machine = lab.boot(hardware.seed(seed(&store)?))?;
         store.wait_ready(&mut machine)?;
         Ok(Self { store, machine })
     }

@@ -23,7 +23,7 @@ fn a_node_comes_back_by_itself_from_a_kernel_that_panics() -> Result<()> {
 
     // The program that should be the node daemon cannot even be asked whether this node's STATE is any good to it.
     let noded = "name = \"noded\"\npath = \"/usr/lib/roost/noded\"";
-    node.offer(&artifact(&forge.node_with("3.0", noded, &noded.replacen("noded", "node-init", 1))?, "set"))?;
+    node.offer(&artifact(&forge.node_with("3.0", &[(noded, &noded.replacen("noded", "node-init", 1))])?, "set"))?;
     node.order("3.0")?;
     let told = node
         .store
@@ -82,7 +82,7 @@ fn a_node_comes_back_by_itself_from_whatever_else_is_bad_and_takes_the_next_good
 
 /// Sends the node to a version with a line of its recipe changed, and waits until it is back; the reason it remembers.
 fn try_bad(node: &mut Updated, forge: &Forge, version: &str, line: &str, changed: &str) -> Result<String> {
-    node.offer(&artifact(&forge.node_with(version, line, changed)?, "set"))?;
+    node.offer(&artifact(&forge.node_with(version, &[(line, changed)])?, "set"))?;
     node.order(version)?;
     let began =
         node.machine.console().wait_for(&format!("Reboot, asked for by the update to {version}"), Updated::LIMIT)?;

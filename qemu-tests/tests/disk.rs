@@ -1,9 +1,9 @@
 //! What is on a node's disk beside its root: the seed it finds, and the STATE it never formats twice.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use builder::lab::{Boot, Firmware, Lab};
-use qemu_tests::images;
-use std::{process::Command, time::Duration};
+use qemu_tests::{Volume, images};
+use std::time::Duration;
 
 /// From power-on to Ready, or to a dead end.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -19,13 +19,9 @@ fn a_node_joins_by_its_seed_partition_and_never_formats_a_state_it_cannot_read()
     let lab = Lab::new("disk")?;
     let (store, image) = (lab.store()?, images().node);
     let disk = lab.disk("node1", &image)?;
-    let part = disk.partition("roost-seed")?;
-    let (seed, volume) = (lab.path("seed.toml"), lab.path("seed.fat"));
+    let seed = lab.path("seed.toml");
     std::fs::write(&seed, store.seed("by-partition")?)?;
-    std::fs::write(&volume, disk.read(part.start, part.len as usize)?)?;
-    let copied = Command::new("mcopy").arg("-o").arg("-i").arg(&volume).arg(&seed).arg("::seed.toml").status();
-    assert!(copied.context("Cannot run mcopy (package mtools)")?.success());
-    disk.write(part.start, &std::fs::read(&volume)?)?;
+    Volume::of(&lab, lab.disk("node1", &image)?, "roost-seed")?.put(&seed, "seed.toml")?;
 
     // No seed in fw_cfg: what it knows comes from the partition.
     let boot = || Boot::new(&image).firmware(Firmware::Direct);

@@ -24,7 +24,7 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
     })?;
 
     // Stage 1 cannot read its root: no noded, no network, no word to anybody.
-    let bad = forge.node_with("3.0", "\"dm_mod\", \"dm_verity\", \"squashfs\",", "\"dm_mod\", \"dm_verity\",")?;
+    let bad = forge.node_with("3.0", &[("\"dm_mod\", \"dm_verity\", \"squashfs\",", "\"dm_mod\", \"dm_verity\",")])?;
     node.offer(&artifact(&bad, "set"))?;
     node.order("3.0")?;
     node.machine.console().wait_for("Reboot, asked for by the update to 3.0", Updated::LIMIT)?;
@@ -59,7 +59,7 @@ fn a_version_that_never_becomes_good_is_given_up_with_the_reason() -> Result<()>
     let mut node = Updated::boot(&lab, &artifact(&forge.node("1.0")?, "raw"))?;
     node.store.qa(&["config", "set", "node.trial.limit=60"])?;
     // The bridge's packet filter cannot be loaded, so the node is never Ready.
-    let bad = forge.node_with("2.0", "    \"/usr/sbin/nft\",\n", "")?;
+    let bad = forge.node_with("2.0", &[("    \"/usr/sbin/nft\",\n", "")])?;
     node.offer(&artifact(&bad, "set"))?;
     node.order("2.0")?;
     let reason = node.wait_back("1.0", "2.0")?;

@@ -1,10 +1,11 @@
 //! A machine in QEMU: the image under test on emulated hardware.
 
 use super::{
-    Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run, tpm::Tpm, vars,
+    Chaos, Console, Lab, LabError, Lan, Process, Qmp, file, free_port, lan::Plug, process::run, reads, tpm::Tpm, vars,
 };
 use serde_json::json;
 use std::{
+    ops::Range,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
@@ -44,6 +45,7 @@ pub struct Boot {
     filter: Filter,
     keys: Option<PathBuf>,
     typing: bool,
+    traced: bool,
     tpm: Option<String>,
 }
 
@@ -63,6 +65,7 @@ impl Boot {
             filter: Filter::None,
             keys: None,
             typing: false,
+            traced: false,
             tpm: None,
         }
     }
@@ -106,6 +109,12 @@ impl Boot {
     /// Records all that it writes to its disk: see [`Machine::recording`].
     pub fn recorded(mut self) -> Self {
         self.filter = Filter::Recorded;
+        self
+    }
+
+    /// Writes down what it reads of its disk: see [`Machine::reads`].
+    pub fn traced(mut self) -> Self {
+        self.traced = true;
         self
     }
 
@@ -160,6 +169,7 @@ pub struct Machine {
     qmp: PathBuf,
     chaos: PathBuf,
     writes: PathBuf,
+    reads: PathBuf,
     serial: PathBuf,
     router_port: u16,
     started: Instant,
@@ -195,6 +205,7 @@ impl Machine {
             qmp: files.qmp,
             chaos: files.chaos,
             writes: files.writes,
+            reads: files.reads,
             serial: files.serial,
             router_port,
             started,
@@ -242,6 +253,12 @@ impl Machine {
         &self.writes
     }
 
+    /// Byte ranges of its disk, in the order in which it has read them; it must have been booted with [`Boot::traced`].
+    /// What lies in QEMU's own buffers comes when it ends.
+    pub fn reads(&self) -> Result<Vec<Range<u64>>, LabError> {
+        reads::of(&self.reads)
+    }
+
     /// The other end of its serial line; it must have been booted with [`Boot::typing`]. Whoever closes it may take
     /// back what the machine has not read yet.
     pub fn serial(&self) -> Result<UnixStream, LabError> {
@@ -285,6 +302,7 @@ struct Files {
     qmp: PathBuf,
     chaos: PathBuf,
     writes: PathBuf,
+    reads: PathBuf,
     serial: PathBuf,
     seed: Option<PathBuf>,
 }
@@ -301,6 +319,7 @@ impl Files {
             qmp: path("qmp"),
             chaos: path("chaos"),
             writes: path("writes"),
+            reads: path("reads"),
             serial: path("serial"),
             seed: boot.seed.as_ref().map(|_| path("seed.toml")),
         };
@@ -390,6 +409,9 @@ fn hardware(boot: &Boot, files: &Files, router_port: u16) -> Result<Vec<String>,
     add("-device", "virtio-blk-pci,drive=disk".to_owned());
     for (flag, value) in boot.plug.as_ref().map_or_else(|| own_network(router_port), Plug::args) {
         add(flag, value);
+    }
+    if boot.traced {
+        add("-trace", format!("enable=virtio_blk_handle_read,file={}", files.reads.display()));
     }
     add("-device", "virtio-rng-pci".to_owned());
     // The chipset has a watchdog, of the slower kind: it counts down twice before it bites.

@@ -1,6 +1,6 @@
 //! Where things lie in a node's root image: blocks that a boot cannot do without.
 
-use super::{Images, LabError, file};
+use super::{LabError, file};
 use backhand::{FilesystemReader, InnerNode, SquashfsFileReader};
 use image::verity::{BLOCK, Verity};
 use std::{
@@ -27,15 +27,13 @@ pub struct Landmarks {
     pub tree_top: u64,
     /// In the hash of the superblock's block.
     pub tree_leaf: u64,
-    /// Blocks of data and tree.
-    pub blocks: u64,
 }
 
 impl Landmarks {
     /// Those of a node image's root.
-    pub fn of(images: &Images) -> Result<Self, LabError> {
-        let path = images.node.with_extension("root.squashfs");
-        let verity = verity(&images.node.with_extension("cmdline"))?;
+    pub fn of(image: &Path) -> Result<Self, LabError> {
+        let path = image.with_extension("root.squashfs");
+        let verity = verity(&image.with_extension("cmdline"))?;
         let mut start = [0; 96];
         file("read", &path, |p| File::open(p)?.read_exact(&mut start))?;
         let word = |at: usize| start[at..at + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
@@ -53,7 +51,6 @@ impl Landmarks {
             pid_1: pid_1(&path)?,
             tree_top: top,
             tree_leaf: (blocks - leaves) * BLOCK,
-            blocks,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! A store of the lab, and the administrator who works with it.
 
-use super::{BOOT_LIMIT, Lab, LabError, Machine, Process, file, free_port, process::run};
+use super::{BOOT_LIMIT, Lab, LabError, Line, Machine, Process, file, free_port, process::run};
 use serde_json::Value;
 use std::{
     net::TcpStream,
@@ -11,6 +11,10 @@ use std::{
 
 /// Address of this host as a machine on QEMU's user network sees it.
 pub(super) const HOST_IN_MACHINE: &str = "10.0.2.2";
+
+fn address(port: u16) -> String {
+    format!("store={HOST_IN_MACHINE}:{port}")
+}
 
 /// A running store with its database in the lab's folder.
 #[derive(Debug)]
@@ -61,6 +65,11 @@ impl Store {
         if let Some(process) = self.process.take() {
             process.stop(Duration::from_secs(10));
         }
+    }
+
+    /// Kills it (SIGKILL): what it had not written is lost, and nobody hears of its end.
+    pub fn kill(&mut self) {
+        self.process = None;
     }
 
     /// Its log.
@@ -123,9 +132,19 @@ impl Store {
         self.qa(&["host", "seed", &self.node_address(), &format!("name={name}")])
     }
 
+    /// The same, and the machine reaches it through this line alone.
+    pub fn seed_through(&self, line: Line, name: &str) -> Result<String, LabError> {
+        self.qa(&["host", "seed", &address(line.port()), &format!("name={name}")])
+    }
+
     /// Where a machine on QEMU's user network finds it, as `qa host seed` takes it.
     pub fn node_address(&self) -> String {
-        format!("store={HOST_IN_MACHINE}:{}", self.ports.node)
+        address(self.ports.node)
+    }
+
+    /// A line to its node listener, of so many bytes a second.
+    pub fn line(&self, bytes_per_second: u64) -> Result<Line, LabError> {
+        Line::to(self.ports.node, bytes_per_second)
     }
 
     /// Waits until `probe` says yes of the first object that a list prints, and returns that object.
