@@ -22,14 +22,24 @@ impl Forge {
         Ok(forge)
     }
 
+    /// The folder of its keys.
+    pub fn keys(&self) -> &Path {
+        &self.keys
+    }
+
     /// The node of the repository as this version: the folder with its artifacts.
     pub fn node(&self, version: &str) -> Result<PathBuf> {
-        self.build("node", version, &[])
+        self.node_by(version, &[])
+    }
+
+    /// The same with further arguments for `roost build`.
+    pub fn node_by(&self, version: &str, more: &[&str]) -> Result<PathBuf> {
+        self.build("node", version, more)
     }
 
     /// The same with a patch for nodes of this other version.
     pub fn node_patched(&self, version: &str, from: &Path) -> Result<PathBuf> {
-        self.build("node", version, &["--patch-from", &artifact(from, "set").to_string_lossy()])
+        self.node_by(version, &["--patch-from", &artifact(from, "set").to_string_lossy()])
     }
 
     /// The same with parts of its recipe replaced, so that something is missing, wrong or small in it.

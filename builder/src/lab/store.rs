@@ -49,7 +49,7 @@ impl Store {
         command.arg("serve").arg("--db").arg(self.database());
         command.args(["--listen", &format!("127.0.0.1:{}", ports.admin)]);
         command.args(["--node-listen", &format!("127.0.0.1:{}", ports.node)]);
-        command.arg("--images").arg(self.dir.join("images"));
+        command.arg("--images").arg(self.images());
         let mut process = Process::start("store", self.dir.join("store.log"), &mut command)?;
         let config = self.config();
         process.wait_until("the store's listeners", Duration::from_secs(60), || {
@@ -75,6 +75,11 @@ impl Store {
     /// Its log.
     pub fn log(&self) -> PathBuf {
         self.dir.join("store.log")
+    }
+
+    /// The folder of its image repository.
+    pub fn images(&self) -> PathBuf {
+        self.dir.join("images")
     }
 
     /// Its database, as its commands take it.
