@@ -37,6 +37,18 @@ pub struct Versions {
     pub refused: Vec<Refused>,
 }
 
+impl Versions {
+    /// Whether nothing but how far a fetch is has changed since `before`: nothing follows from that.
+    pub fn only_fetched_more(&self, before: &Self) -> bool {
+        let Some(now) = self.update.as_ref().filter(|update| update.step == UpdateStep::Fetching) else { return false };
+        let mut before = before.clone();
+        let Some(then) = before.update.as_mut() else { return false };
+        let more = then.detail != now.detail;
+        then.detail.clone_from(&now.detail);
+        more && before == *self
+    }
+}
+
 /// The slot that the node does not run from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -136,6 +148,27 @@ mod tests {
         // Any day will do.
         let now = (20_000 * 24 * 60 + hour * 60 + minute) * 60_000;
         assert_eq!(parsed.is_open(now), expect, "{window} at {hour}:{minute}");
+    }
+
+    #[test]
+    fn how_far_a_fetch_is_is_told_from_what_matters() {
+        let versions = |running: &str, step, detail: &str| Versions {
+            running: running.into(),
+            update: Some(Progress { version: "2".into(), step, detail: detail.into() }),
+            ..Versions::default()
+        };
+        let before = versions("1", UpdateStep::Fetching, "1 of 2 MB");
+        for (now, expect) in [
+            (versions("1", UpdateStep::Fetching, "2 of 2 MB"), true),
+            (before.clone(), false),
+            (versions("1", UpdateStep::Staged, ""), false),
+            (versions("2", UpdateStep::Fetching, "2 of 2 MB"), false),
+            (Versions::default(), false),
+        ] {
+            assert_eq!(now.only_fetched_more(&before), expect, "{now:?}");
+        }
+        assert!(!before.only_fetched_more(&Versions::default()));
+        assert!(!before.only_fetched_more(&versions("1", UpdateStep::Failed, "the network")));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 /// Builds node images that trust each other's updates.
+#[derive(Debug)]
 pub struct Forge {
     roost: PathBuf,
     dir: PathBuf,

@@ -50,15 +50,15 @@ fn sixty_four_flipped_bytes_of_a_signed_image_are_sixty_four_refusals() -> Resul
     let of_tree: BTreeSet<u64> = of_data.iter().map(|block| at.tree_leaf / 4096 + block / 128).collect();
     let of_tree: Vec<u64> = of_tree.into_iter().collect();
     println!("a boot reads {} blocks of data by {} of the hash tree's leaves", of_data.len(), of_tree.len());
-    // Read ahead is not read: the kernel drops a bad block that nobody asked for. Such a place counts for nothing, and
-    // another one is taken.
-    let mut caught = Vec::new();
+    // Read ahead is not read: the kernel drops a bad block that nobody asked for. A few such places count for nothing, and
+    // others are taken.
     for (what, blocks, wanted) in [("tree", of_tree, 16), ("data", of_data, 48)] {
         let (mut refusals, mut tried) = (0, 0);
         for (nth, block) in spread(&blocks, wanted).enumerate() {
             if refusals == wanted {
                 break;
             }
+            ensure!(tried < wanted + wanted / 4, "{what}: {refusals} refusals of {tried} places, expected {wanted}");
             tried += 1;
             let offset = block * 4096 + (nth as u64 * 61) % 4096;
             let machine =
@@ -67,15 +67,15 @@ fn sixty_four_flipped_bytes_of_a_signed_image_are_sixty_four_refusals() -> Resul
             let line = node.console().wait_for_any(&[CAUGHT, READY, "CANNOT START"], LIMIT)?;
             let text = node.console().text()?;
             match (text.contains(CAUGHT), text.contains(READY)) {
-                (true, false) => refusals += 1,
+                // What was caught behind Ready was caught: it ends the machine.
+                (true, _) => refusals += 1,
                 (false, true) => {}
                 _ => bail!("a flipped byte at {offset} of the root: {line}"),
             }
         }
         println!("{what}: {refusals} refusals of {tried} places");
-        caught.push(refusals);
+        ensure!(refusals == wanted, "{what}: a boot reads too little for {wanted} places");
     }
-    ensure!(caught == [16, 48], "{caught:?} refusals in tree and data, expected 16 and 48");
     Ok(())
 }
 

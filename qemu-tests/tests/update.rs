@@ -36,8 +36,13 @@ fn a_node_moves_to_a_good_version_and_comes_back_by_itself_from_a_bad_one() -> R
         .store
         .wait_for("the rollout's end", "host", "name=node1", Updated::LIMIT, |h| h["update"]["halted"].is_string())?;
     ensure!(halted["update"]["halted"].as_str().is_some_and(|why| why.starts_with("node1 refused it: ")), "{halted}");
-    let tries = node.machine.console().text()?.matches("THIS NODE CANNOT START").count();
+    let text = node.machine.console().text()?;
+    let tries = text.matches("THIS NODE CANNOT START").count();
     ensure!(tries == 3, "a version has three tries, and had {tries}");
+    ensure!(
+        text.contains("Reboot in 3 s") && !text.contains("Reboot in 10 s"),
+        "its pages keep the node away for long"
+    );
 
     // The one after it works the first time, and is made out of what runs.
     node.offer(&artifact(&forge.node_patched("4.0", &second)?, "set"))?;

@@ -55,21 +55,27 @@ impl Console {
         let (mut last, mut since) = (String::new(), Instant::now());
         loop {
             let text = self.text()?;
+            let over = Instant::now() > end;
             if let Some(line) = text.split_inclusive('\n').find(|l| patterns.iter().any(|p| l.contains(p))) {
-                if line.ends_with('\n') || line == last && since.elapsed() >= PROMPT {
-                    return Ok(line.trim_end_matches('\n').to_owned());
-                }
                 if line != last {
                     (last, since) = (line.to_owned(), Instant::now());
                 }
+                if over || is_whole(line, since.elapsed()) {
+                    return Ok(line.trim_end_matches('\n').to_owned());
+                }
             }
-            if Instant::now() > end {
+            if over {
                 let what = format!("'{}' on the console", patterns.join("' or '"));
                 return Err(LabError::Timeout { what, limit, log: self.log.clone() });
             }
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// Whether nothing more of this line comes, which has been as it is for so long.
+fn is_whole(line: &str, unchanged: Duration) -> bool {
+    line.ends_with('\n') || unchanged >= PROMPT
 }
 
 /// Text without terminal control sequences and carriage returns: firmware and boot loader draw with them.
@@ -94,19 +100,24 @@ fn plain(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Write, thread::sleep};
+    use std::io::Write;
 
     #[test]
-    fn a_line_is_taken_when_it_is_whole() {
+    fn a_line_is_whole_when_it_has_ended_or_grows_no_more() {
+        assert!(is_whole("phase 'state' failed.\n", Duration::ZERO));
+        assert!(!is_whole("phase 'st", PROMPT / 2));
+        assert!(is_whole("# ", PROMPT));
+    }
+
+    #[test]
+    fn a_line_that_has_not_ended_is_waited_for() {
         let mut log = tempfile::NamedTempFile::new().expect("a file");
+        log.write_all(b"up\n phase 'st").expect("written");
         let console = Console::at(log.path().to_owned());
         let said = std::thread::spawn(move || console.wait_for("phase", Duration::from_secs(20)));
-        for part in ["up\n phase 'st", "ate' fa", "iled.\nlater"] {
-            log.write_all(part.as_bytes()).expect("written");
-            sleep(Duration::from_millis(150));
-        }
+        log.write_all(b"ate' failed.\nlater").expect("written");
         assert_eq!(said.join().expect("no panic").expect("found"), " phase 'state' failed.");
-        let prompt = Console::at(log.path().to_owned()).wait_for("later", Duration::from_secs(20));
+        let prompt = Console::at(log.path().to_owned()).wait_for("later", Duration::ZERO);
         assert_eq!(prompt.expect("found"), "later");
     }
 

@@ -131,11 +131,12 @@ impl Tx<'_> {
         self.one("read a rollout", sql, [id], |row| row.get(0))?.ok_or_else(|| Error::none("rollout", id))
     }
 
-    /// Keeps what a node says of its versions.
-    pub fn versions_set(&self, host: HostId, versions: &Versions) -> Result<()> {
+    /// Keeps what a node says of its versions; whether anything may follow from it.
+    pub fn versions_set(&self, host: HostId, versions: &Versions) -> Result<bool> {
+        let matters = self.versions(host)?.is_none_or(|before| !versions.only_fetched_more(&before));
         let json = serde_json::to_string(versions).unwrap_or_default();
         self.exec("keep a node's versions", "UPDATE host_runtimes SET versions = ? WHERE host_id = ?", (json, host.0))?;
-        Ok(())
+        Ok(matters)
     }
 
     fn versions(&self, host: HostId) -> Result<Option<Versions>> {

@@ -6,7 +6,7 @@
 
 use super::{SEND, Wire, calls, first_word, name, read, refuse};
 use crate::{
-    db::{Holder, Node, Reported},
+    db::{Holder, Node, Reported, Tx},
     error::{Result, chain},
     hub::QUEUE,
     listen, recovery,
@@ -215,11 +215,17 @@ impl Session {
             }
             ToStore::Counters(counters) => db.write_quietly(move |tx| tx.count_up(host, &counters)).await,
             ToStore::Versions(versions) => {
-                db.write(move |tx| {
-                    tx.versions_set(host, &versions)?;
-                    tx.rollouts_step().map(drop)
-                })
-                .await
+                let keep = move |tx: &Tx<'_>| {
+                    let matters = tx.versions_set(host, &versions)?;
+                    if matters {
+                        tx.rollouts_step()?;
+                    }
+                    Ok(matters)
+                };
+                if db.write_quietly(keep).await? {
+                    db.wake();
+                }
+                Ok(())
             }
             ToStore::Boot(report) => {
                 let boot = report.boot.clone();

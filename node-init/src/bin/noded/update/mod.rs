@@ -301,8 +301,9 @@ impl Updater {
         };
         let mut source = Source::open(&self.store, &update.digest).await?;
         let root = self.paths.at(model::paths::UPDATE);
-        let (staged, table) = Staged::begin(&root, update, &terms, &mut source).await?;
+        let staged = Staged::begin(&root, update, &terms, &mut source).await?;
         self.admit(&staged).await?;
+        let table = staged.table(&mut source).await?;
         let patch = patch::fetch(&staged, &self.running, &mut source, |far| {
             self.at(update, UpdateStep::Fetching, format!("a patch, {far}"));
         });

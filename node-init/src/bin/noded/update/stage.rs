@@ -76,13 +76,13 @@ pub struct Terms<'a> {
 }
 
 impl Staged {
-    /// Fetches the set's head and judges it. Nothing else is fetched of a set that this node would not install.
+    /// Fetches the set's head and judges it.
     pub async fn begin(
         root: &Path,
         update: &Update,
         terms: &Terms<'_>,
         source: &mut Source,
-    ) -> Result<(Self, Vec<u8>), UpdateError> {
+    ) -> Result<Self, UpdateError> {
         let head = source.get(0..HEAD_MAX.min(update.bytes)).await?;
         let set = Set::open(&head[..]).map_err(UpdateError::Set)?;
         if set.manifest.version != update.version {
@@ -94,12 +94,14 @@ impl Staged {
         let cluster = terms.cluster.map(|cluster| cluster.to_string());
         (expect.cluster, expect.pinned) = (cluster.as_deref(), terms.running.pinned);
         let set = set.verify(terms.keys, &expect).map_err(UpdateError::Set)?;
-        let table = source.get(set.header.range(Section::Chunks)).await?;
-        let dir = root.join(update.digest.to_string());
-        files::make_dir(&dir, 0o700).map_err(UpdateError::disk(&dir))?;
-        let staged = Self { dir, set };
-        staged.has_room()?;
-        Ok((staged, table))
+        Ok(Self { dir: root.join(update.digest.to_string()), set })
+    }
+
+    /// Makes its folder, where there is room for it, and fetches the table of its chunks.
+    pub async fn table(&self, source: &mut Source) -> Result<Vec<u8>, UpdateError> {
+        files::make_dir(&self.dir, 0o700).map_err(UpdateError::disk(&self.dir))?;
+        self.has_room()?;
+        source.get(self.set.header.range(Section::Chunks)).await
     }
 
     /// Whether STATE has room for what is not there yet: both halves are put together beside all else.

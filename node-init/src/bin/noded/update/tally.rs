@@ -24,7 +24,7 @@ impl<T: FnMut(String)> Tally<T> {
     pub fn add(&mut self, bytes: u64) {
         self.done += bytes;
         let now = Instant::now();
-        if now >= self.due {
+        if now >= self.due || self.done >= self.all {
             self.due = now + EVERY;
             (self.tell)(format!("{:.1} of {:.1} MB", self.done as f64 / 1e6, self.all as f64 / 1e6));
         }
@@ -36,14 +36,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_tells_how_far_it_is_about_once_a_second() {
+    async fn it_tells_how_far_it_is_about_once_a_second_and_at_the_end() {
         let mut told = Vec::new();
         let mut tally = Tally::new(10_000_000, |words| told.push(words));
         for _ in 0..20 {
             tally.add(500_000);
             tokio::time::advance(Duration::from_millis(250)).await;
         }
-        let expect = ["0.5 of 10.0 MB", "2.5 of 10.0 MB", "4.5 of 10.0 MB", "6.5 of 10.0 MB", "8.5 of 10.0 MB"];
+        let expect = ["0.5", "2.5", "4.5", "6.5", "8.5", "10.0"].map(|done| format!("{done} of 10.0 MB"));
         assert_eq!(told, expect);
     }
 }
